@@ -1,0 +1,1 @@
+"""Keycluster: a self-hosted key management service. What applications import from here is its public face."""
