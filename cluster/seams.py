@@ -117,6 +117,17 @@ class Disk(Protocol):
         """Names in a folder, sorted; empty if there is none."""
         ...
 
+    def lock(self, path: Path) -> Callable[[], None]:
+        """Takes the lock file for this process alone and returns what gives it back. Raises `FolderInUse`.
+
+        The lock ends with the process, however that ends, so nothing is left that stops a restart.
+        """
+        ...
+
+
+class FolderInUse(Exception):
+    """Another process holds the lock of this folder."""
+
 
 class ByteStream(Protocol):
     """An authenticated, encrypted stream of bytes; TLS is below it."""
@@ -126,13 +137,143 @@ class ByteStream(Protocol):
         """The other side's public key (SubjectPublicKeyInfo, DER); None where clients show no certificate."""
         ...
 
+    @property
+    def peer_certificate(self) -> bytes | None:
+        """The other side's certificate (DER); None where clients show none."""
+        ...
+
+    @property
+    def peer_address(self) -> str:
+        """Where the other side's packets come from, `host:port`: for counting refusals, never for trust."""
+        ...
+
     async def send_all(self, content: bytes | bytearray | memoryview) -> None: ...
 
     async def receive_some(self, count_max: int) -> bytes:
         """At least a byte; empty at the end of the stream. Raises `trio.BrokenResourceError` when it broke."""
         ...
 
-    async def aclose(self) -> None: ...
+    async def aclose(self) -> None:
+        """Closes at once; never waits for the other side. What was sent before still arrives."""
+        ...
 
 
 StreamHandler = Callable[[ByteStream], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class TlsIdentity:
+    """What one end of a TLS connection shows and proves: a certificate, those above it, and its private key."""
+
+    certificate: bytes
+    """X.509, DER."""
+    private_key: bytes
+    """PKCS #8, DER, in the clear: lives in memory only."""
+    chain: tuple[bytes, ...] = ()
+    """Certificates above it that are sent along, DER. The CA of the native port is: who joins knows its fingerprint."""
+
+    def __repr__(self) -> str:
+        return f"TlsIdentity(certificate of {len(self.certificate)} bytes)"
+
+
+@dataclass(frozen=True, slots=True)
+class ServeLimits:
+    """What strangers may take of a port before anybody knows who they are."""
+
+    half_open_max: int = 64
+    """Connections in a TLS handshake at once. One more ends the oldest of them: the quick are served under a flood."""
+    connections_max: int = 4096
+    """Connections at once, half-open ones included. One more is closed at accept."""
+    handshake_seconds: float = 5.0
+
+
+class DialError(Exception):
+    """No connection: nobody answers, or not who should. The text says which and carries no secret."""
+
+
+class AddressReport(Protocol):
+    """Told the address a server listens at once it does; trio's task status is one."""
+
+    def started(self, value: str) -> None: ...
+
+
+class _AddressNotReported:
+    def started(self, value: str) -> None:
+        pass
+
+
+ADDRESS_NOT_REPORTED: AddressReport = _AddressNotReported()
+
+
+class Network(Protocol):
+    """Streams between processes. Addresses are `host:port` (`[host]:port` for IPv6).
+
+    The `serve_…` functions run until cancelled. They report the address they listen at through `task_status` (port 0
+    is replaced by the one taken) and call the handler in a task of its own for each connection, TLS handshake done.
+    The stream is closed when the handler returns. A handler's `trio.BrokenResourceError` and `ClosedResourceError` end
+    its connection; any other exception ends the server, since it can only be a fault of ours.
+    """
+
+    async def dial_peer(
+        self, address: str, *, identity: TlsIdentity, peer_ca: bytes, expected_public_key: bytes
+    ) -> ByteStream:
+        """Connects to a node's peer port. Raises `DialError` if the other side isn't the holder of that very key.
+
+        With TLS 1.3 the other side judges our certificate after this returned: a refusal shows at the first receive.
+        """
+        ...
+
+    async def dial_native(self, address: str, *, client_ca: bytes | None) -> ByteStream:
+        """Connects to a node's native port, showing no certificate. Raises `DialError`.
+
+        With `client_ca` the server's certificate must be of that CA and name the address's host. With None nothing is
+        checked: the caller judges `peer_certificate` before it trusts a byte (joining, by the CA's fingerprint).
+        """
+        ...
+
+    async def serve_peers(
+        self,
+        address: str,
+        handler: StreamHandler,
+        *,
+        identity: TlsIdentity,
+        peer_ca: bytes,
+        limits: ServeLimits = ServeLimits(),
+        task_status: AddressReport = ADDRESS_NOT_REPORTED,
+    ) -> None:
+        """TLS 1.3; a certificate of the peer CA is required. Whose key it is, the handler checks."""
+        ...
+
+    async def serve_native(
+        self,
+        address: str,
+        handler: StreamHandler,
+        *,
+        identity: TlsIdentity,
+        limits: ServeLimits = ServeLimits(),
+        task_status: AddressReport = ADDRESS_NOT_REPORTED,
+    ) -> None:
+        """TLS 1.3; clients show no certificate and log in by themselves."""
+        ...
+
+    async def serve_plain(
+        self,
+        address: str,
+        handler: StreamHandler,
+        *,
+        identity: TlsIdentity | None = None,
+        limits: ServeLimits = ServeLimits(),
+        task_status: AddressReport = ADDRESS_NOT_REPORTED,
+    ) -> None:
+        """Without an identity no TLS, and then only at a loopback address: raises `ValueError` elsewhere."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """All seams of one node, handed down together from the function that wires it."""
+
+    clock: Clock
+    entropy: Entropy
+    disk: Disk
+    network: Network
