@@ -3,7 +3,8 @@
 One type serves both doors and the client: field names are snake_case here and AWS's PascalCase on the wire, in JSON
 (AWS door: bytes are Base64, times are Unix seconds) and in msgpack (native door: bytes are bytes) alike.
 Annotations carry AWS's constraints; `validate.py` checks them, so that a wrong type (SerializationException) and a
-broken constraint (ValidationException) stay two errors.
+broken constraint (ValidationException) stay two errors. Members that every answer has are not optional, whatever the
+model says, so that a caller needn't ask.
 Source of members and limits: the AWS KMS API Reference.
 """
 
@@ -132,28 +133,28 @@ class XksKeyConfigurationType(Shape, frozen=True, kw_only=True):
 
 
 class KeyMetadata(Shape, frozen=True, kw_only=True):
-    aws_account_id: str | None = field(default=None, name="AWSAccountId")
+    aws_account_id: str = field(name="AWSAccountId")
     key_id: str
-    arn: str | None = None
-    creation_date: UnixSeconds | None = None
-    enabled: bool | None = None
-    description: str | None = None
-    key_usage: str | None = None
-    key_state: str | None = None
+    arn: str
+    creation_date: UnixSeconds
+    enabled: bool
+    description: str
+    key_usage: str
+    key_state: str
     deletion_date: UnixSeconds | None = None
     valid_to: UnixSeconds | None = None
-    origin: str | None = None
+    origin: str
     custom_key_store_id: str | None = None
     cloud_hsm_cluster_id: str | None = None
     expiration_model: str | None = None
-    key_manager: str | None = None
-    customer_master_key_spec: str | None = None
-    key_spec: str | None = None
+    key_manager: str
+    customer_master_key_spec: str
+    key_spec: str
     encryption_algorithms: tuple[str, ...] | None = None
     signing_algorithms: tuple[str, ...] | None = None
     key_agreement_algorithms: tuple[str, ...] | None = None
     encapsulation_algorithms: tuple[str, ...] | None = None
-    multi_region: bool | None = None
+    multi_region: bool
     multi_region_configuration: MultiRegionConfiguration | None = None
     pending_deletion_window_in_days: int | None = None
     mac_algorithms: tuple[str, ...] | None = None
@@ -162,7 +163,7 @@ class KeyMetadata(Shape, frozen=True, kw_only=True):
 
 
 class CreateKeyResponse(Shape, frozen=True, kw_only=True):
-    key_metadata: KeyMetadata | None = None
+    key_metadata: KeyMetadata
 
 
 class DescribeKeyRequest(Shape, frozen=True, kw_only=True):
@@ -171,7 +172,7 @@ class DescribeKeyRequest(Shape, frozen=True, kw_only=True):
 
 
 class DescribeKeyResponse(Shape, frozen=True, kw_only=True):
-    key_metadata: KeyMetadata | None = None
+    key_metadata: KeyMetadata
 
 
 class ListKeysRequest(Shape, frozen=True, kw_only=True):
@@ -181,14 +182,14 @@ class ListKeysRequest(Shape, frozen=True, kw_only=True):
 
 
 class KeyListEntry(Shape, frozen=True, kw_only=True):
-    key_id: str | None = None
-    key_arn: str | None = None
+    key_id: str
+    key_arn: str
 
 
 class ListKeysResponse(Shape, frozen=True, kw_only=True):
-    keys: tuple[KeyListEntry, ...] | None = None
+    keys: tuple[KeyListEntry, ...]
     next_marker: str | None = None
-    truncated: bool | None = None
+    truncated: bool
 
 
 class EnableKeyRequest(Shape, frozen=True, kw_only=True):
@@ -213,10 +214,10 @@ class ScheduleKeyDeletionRequest(Shape, frozen=True, kw_only=True):
 
 
 class ScheduleKeyDeletionResponse(Shape, frozen=True, kw_only=True):
-    key_id: str | None = None
+    key_id: str
     deletion_date: UnixSeconds | None = None
-    key_state: str | None = None
-    pending_window_in_days: int | None = None
+    key_state: str
+    pending_window_in_days: int
 
 
 class CancelKeyDeletionRequest(Shape, frozen=True, kw_only=True):
@@ -224,7 +225,7 @@ class CancelKeyDeletionRequest(Shape, frozen=True, kw_only=True):
 
 
 class CancelKeyDeletionResponse(Shape, frozen=True, kw_only=True):
-    key_id: str | None = None
+    key_id: str
 
 
 class UpdateKeyDescriptionRequest(Shape, frozen=True, kw_only=True):
@@ -242,8 +243,8 @@ class GetKeyPolicyRequest(Shape, frozen=True, kw_only=True):
 
 
 class GetKeyPolicyResponse(Shape, frozen=True, kw_only=True):
-    policy: str | None = None
-    policy_name: str | None = None
+    policy: str
+    policy_name: str
 
 
 class PutKeyPolicyRequest(Shape, frozen=True, kw_only=True):
@@ -264,9 +265,9 @@ class ListKeyPoliciesRequest(Shape, frozen=True, kw_only=True):
 
 
 class ListKeyPoliciesResponse(Shape, frozen=True, kw_only=True):
-    policy_names: tuple[str, ...] | None = None
+    policy_names: tuple[str, ...]
     next_marker: str | None = None
-    truncated: bool | None = None
+    truncated: bool
 
 
 class TagResourceRequest(Shape, frozen=True, kw_only=True):
@@ -294,9 +295,9 @@ class ListResourceTagsRequest(Shape, frozen=True, kw_only=True):
 
 
 class ListResourceTagsResponse(Shape, frozen=True, kw_only=True):
-    tags: tuple[Tag, ...] | None = None
+    tags: tuple[Tag, ...]
     next_marker: str | None = None
-    truncated: bool | None = None
+    truncated: bool
 
 
 class CreateAliasRequest(Shape, frozen=True, kw_only=True):
@@ -332,17 +333,17 @@ class ListAliasesRequest(Shape, frozen=True, kw_only=True):
 
 
 class AliasListEntry(Shape, frozen=True, kw_only=True):
-    alias_name: str | None = None
-    alias_arn: str | None = None
+    alias_name: str
+    alias_arn: str
     target_key_id: str | None = None
     creation_date: UnixSeconds | None = None
     last_updated_date: UnixSeconds | None = None
 
 
 class ListAliasesResponse(Shape, frozen=True, kw_only=True):
-    aliases: tuple[AliasListEntry, ...] | None = None
+    aliases: tuple[AliasListEntry, ...]
     next_marker: str | None = None
-    truncated: bool | None = None
+    truncated: bool
 
 
 class EnableKeyRotationRequest(Shape, frozen=True, kw_only=True):
@@ -367,8 +368,8 @@ class GetKeyRotationStatusRequest(Shape, frozen=True, kw_only=True):
 
 
 class GetKeyRotationStatusResponse(Shape, frozen=True, kw_only=True):
-    key_rotation_enabled: bool | None = None
-    key_id: str | None = None
+    key_rotation_enabled: bool
+    key_id: str
     rotation_period_in_days: int | None = None
     next_rotation_date: UnixSeconds | None = None
     on_demand_rotation_start_date: UnixSeconds | None = None
@@ -379,7 +380,7 @@ class RotateKeyOnDemandRequest(Shape, frozen=True, kw_only=True):
 
 
 class RotateKeyOnDemandResponse(Shape, frozen=True, kw_only=True):
-    key_id: str | None = None
+    key_id: str
 
 
 class ListKeyRotationsRequest(Shape, frozen=True, kw_only=True):
@@ -390,7 +391,7 @@ class ListKeyRotationsRequest(Shape, frozen=True, kw_only=True):
 
 
 class RotationsListEntry(Shape, frozen=True, kw_only=True):
-    key_id: str | None = None
+    key_id: str
     key_material_id: str | None = None
     key_material_description: str | None = None
     import_state: str | None = None
@@ -402,9 +403,9 @@ class RotationsListEntry(Shape, frozen=True, kw_only=True):
 
 
 class ListKeyRotationsResponse(Shape, frozen=True, kw_only=True):
-    rotations: tuple[RotationsListEntry, ...] | None = None
+    rotations: tuple[RotationsListEntry, ...]
     next_marker: str | None = None
-    truncated: bool | None = None
+    truncated: bool
 
 
 class EncryptRequest(Shape, frozen=True, kw_only=True):
@@ -417,9 +418,9 @@ class EncryptRequest(Shape, frozen=True, kw_only=True):
 
 
 class EncryptResponse(Shape, frozen=True, kw_only=True):
-    ciphertext_blob: bytes | None = None
-    key_id: str | None = None
-    encryption_algorithm: str | None = None
+    ciphertext_blob: bytes
+    key_id: str
+    encryption_algorithm: str
 
 
 class RecipientInfo(Shape, frozen=True, kw_only=True):
@@ -439,9 +440,9 @@ class DecryptRequest(Shape, frozen=True, kw_only=True):
 
 
 class DecryptResponse(Shape, frozen=True, kw_only=True):
-    key_id: str | None = None
-    plaintext: bytes | None = None
-    encryption_algorithm: str | None = None
+    key_id: str
+    plaintext: bytes
+    encryption_algorithm: str
     ciphertext_for_recipient: bytes | None = None
     key_material_id: str | None = None
 
@@ -460,11 +461,11 @@ class ReEncryptRequest(Shape, frozen=True, kw_only=True):
 
 
 class ReEncryptResponse(Shape, frozen=True, kw_only=True):
-    ciphertext_blob: bytes | None = None
-    source_key_id: str | None = None
-    key_id: str | None = None
-    source_encryption_algorithm: str | None = None
-    destination_encryption_algorithm: str | None = None
+    ciphertext_blob: bytes
+    source_key_id: str
+    key_id: str
+    source_encryption_algorithm: str
+    destination_encryption_algorithm: str
     source_key_material_id: str | None = None
     destination_key_material_id: str | None = None
 
@@ -480,9 +481,9 @@ class GenerateDataKeyRequest(Shape, frozen=True, kw_only=True):
 
 
 class GenerateDataKeyResponse(Shape, frozen=True, kw_only=True):
-    ciphertext_blob: bytes | None = None
-    plaintext: bytes | None = None
-    key_id: str | None = None
+    ciphertext_blob: bytes
+    plaintext: bytes
+    key_id: str
     ciphertext_for_recipient: bytes | None = None
     key_material_id: str | None = None
 
@@ -497,8 +498,8 @@ class GenerateDataKeyWithoutPlaintextRequest(Shape, frozen=True, kw_only=True):
 
 
 class GenerateDataKeyWithoutPlaintextResponse(Shape, frozen=True, kw_only=True):
-    ciphertext_blob: bytes | None = None
-    key_id: str | None = None
+    ciphertext_blob: bytes
+    key_id: str
     key_material_id: str | None = None
 
 
@@ -509,5 +510,5 @@ class GenerateRandomRequest(Shape, frozen=True, kw_only=True):
 
 
 class GenerateRandomResponse(Shape, frozen=True, kw_only=True):
-    plaintext: bytes | None = None
+    plaintext: bytes
     ciphertext_for_recipient: bytes | None = None
