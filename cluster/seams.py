@@ -147,10 +147,18 @@ class ByteStream(Protocol):
         """Where the other side's packets come from, `host:port`: for counting refusals, never for trust."""
         ...
 
-    async def send_all(self, content: bytes | bytearray | memoryview) -> None: ...
+    async def send_all(self, content: bytes | bytearray | memoryview) -> None:
+        """Returns once the system has taken all; waits (and lets others run) only while its buffer is full.
+
+        One sender at a time. Cancelled midway it leaves the stream broken. Raises `trio.BrokenResourceError`.
+        """
+        ...
 
     async def receive_some(self, count_max: int) -> bytes:
-        """At least a byte; empty at the end of the stream. Raises `trio.BrokenResourceError` when it broke."""
+        """At least a byte; empty at the end of the stream. Raises `trio.BrokenResourceError` when it broke.
+
+        May bring several TLS records at once: all that one read of the socket brought, up to `count_max`.
+        """
         ...
 
     async def aclose(self) -> None:
@@ -185,6 +193,9 @@ class ServeLimits:
     connections_max: int = 4096
     """Connections at once, half-open ones included. One more is closed at accept."""
     handshake_seconds: float = 5.0
+
+
+DEFAULT_LIMITS = ServeLimits()
 
 
 class DialError(Exception):
@@ -238,7 +249,7 @@ class Network(Protocol):
         *,
         identity: TlsIdentity,
         peer_ca: bytes,
-        limits: ServeLimits = ServeLimits(),
+        limits: ServeLimits = DEFAULT_LIMITS,
         task_status: AddressReport = ADDRESS_NOT_REPORTED,
     ) -> None:
         """TLS 1.3; a certificate of the peer CA is required. Whose key it is, the handler checks."""
@@ -250,7 +261,7 @@ class Network(Protocol):
         handler: StreamHandler,
         *,
         identity: TlsIdentity,
-        limits: ServeLimits = ServeLimits(),
+        limits: ServeLimits = DEFAULT_LIMITS,
         task_status: AddressReport = ADDRESS_NOT_REPORTED,
     ) -> None:
         """TLS 1.3; clients show no certificate and log in by themselves."""
@@ -262,7 +273,7 @@ class Network(Protocol):
         handler: StreamHandler,
         *,
         identity: TlsIdentity | None = None,
-        limits: ServeLimits = ServeLimits(),
+        limits: ServeLimits = DEFAULT_LIMITS,
         task_status: AddressReport = ADDRESS_NOT_REPORTED,
     ) -> None:
         """Without an identity no TLS, and then only at a loopback address: raises `ValueError` elsewhere."""
