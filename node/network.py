@@ -35,6 +35,7 @@ from keycluster.cluster.seams import (
     TlsIdentity,
 )
 from keycluster.node.addresses import join_address, split_address
+from keycluster.node.pki import CertificateRefused
 from keycluster.node.streams import PlainStream, TlsStream
 
 DIAL_SECONDS_MAX = 5.0
@@ -209,8 +210,8 @@ class _Port:
             self.statistics.half_open = len(self._half_open)
             try:
                 stream = await self._shake(plain)
-            except (ssl.SSLError, trio.BrokenResourceError, ValueError):
-                pass  # ValueError: a certificate that OpenSSL takes and `cryptography` doesn't.
+            except (ssl.SSLError, trio.BrokenResourceError, CertificateRefused):
+                pass
             finally:
                 self._half_open.pop(plain, None)
                 self.statistics.half_open = len(self._half_open)
@@ -241,7 +242,7 @@ async def _dial(address: str, context: ssl.SSLContext, *, server_hostname: str |
         except ssl.SSLCertVerificationError as error:
             plain.close()
             raise DialError(f"{address} shows a certificate that is not accepted: {error.verify_message}") from error
-        except (ssl.SSLError, trio.BrokenResourceError, ValueError) as error:
+        except (ssl.SSLError, trio.BrokenResourceError, CertificateRefused) as error:
             plain.close()
             raise DialError(f"{address} does not finish the TLS handshake: {error}") from error
         except BaseException:

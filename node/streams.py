@@ -15,10 +15,9 @@ import socket
 import ssl
 
 import trio
-from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from keycluster.node.addresses import join_address
+from keycluster.node.pki import public_key_of
 
 SOCKET_READ_BYTES = 65_536
 """One read from a socket: four full TLS records, about sixty small requests."""
@@ -123,7 +122,7 @@ class TlsStream:
         self.peer_public_key: bytes | None = None
 
     async def handshake(self) -> None:
-        """Raises `ssl.SSLError` (the other side is told why) or `trio.BrokenResourceError`."""
+        """Raises `ssl.SSLError` (the other side is told why), `trio.BrokenResourceError` or `CertificateRefused`."""
         while True:
             try:
                 self._tls.do_handshake()
@@ -202,12 +201,6 @@ class TlsStream:
         finally:
             self._flushing = False
             self._flush_waiters.unpark_all()
-
-
-def public_key_of(certificate: bytes) -> bytes:
-    """A certificate's (DER) public key as SubjectPublicKeyInfo (DER): what gets pinned."""
-    public_key = x509.load_der_x509_certificate(certificate).public_key()
-    return public_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
 
 def _peer_address(connected: socket.socket) -> str:
