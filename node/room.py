@@ -1,0 +1,296 @@
+"""What every handler is given: the applied state as it is now, keys ready for use, and the seams.
+
+Rows are read through `consensus.view`, which moves only between two steps of the event loop. What was read is kept
+decoded, and backing keys unwrapped, in a cache of bounded size. Whoever moves the view says in the same step which rows
+were written (`invalidate`), so that nothing kept is ever older than the view: that is "caches invalidated" in rule L5.
+
+A room belongs to the event loop's thread, and nothing here waits.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, NoReturn, cast
+
+from keycluster.cluster.invariant import require
+from keycluster.cluster.keys.authorise import authorise
+from keycluster.cluster.keys.blob import BlobKey
+from keycluster.cluster.keys.commands import Caller
+from keycluster.cluster.keys.hierarchy import GenerationUnknown, Keyring, Purpose
+from keycluster.cluster.keys.records import (
+    ONLY_ROW,
+    AccessKeyRecord,
+    KeyRecord,
+    RegionRecord,
+    Table,
+    access_key_row,
+    decode_record,
+    key_row,
+    load_region,
+)
+from keycluster.cluster.keys.resolve import NO_KEY, key_arn, resolve
+from keycluster.cluster.keys.token import TokenInvalid, TokenMeta, open_backing_key, open_secret
+from keycluster.cluster.seams import Entropy
+from keycluster.cluster.store.state import StateView
+from keycluster.cluster.types import AccountId, KeyId, NodeId
+from keycluster.cluster.wire.errors import KeyUnavailableException, KMSInternalException
+from keycluster.node.consensus import Consensus
+
+CACHE_BYTES_MAX = 32 * 1024 * 1024  # Some 8,000 keys in use at once; a region may have any number more.
+RESOLUTIONS_MAX = 4_096
+RESOLUTION_CHARS_MAX = 400  # Longer than any ARN of ours: what is longer names nothing that exists.
+
+# What a kept row weighs in memory, by measurement and rounded up: objects, their table entry, and OpenSSL's context
+# of an unwrapped backing key.
+_ENTRY_BYTES = 1_500
+_BYTES_PER_ROW_BYTE = 3
+_BACKING_KEY_BYTES = 1_200
+
+Row = tuple[int, bytes]  # Table and key.
+_REGION_ROW: Row = (Table.REGION, ONLY_ROW)
+
+
+@dataclass(frozen=True, slots=True)
+class CacheStatistics:
+    """For metrics and tests: `bytes_kept` is an estimate from above."""
+
+    entries: int
+    bytes_kept: int
+
+
+class HotCache:
+    """What was made of rows, the least recently used dropped first; bounded in bytes, since rows differ in size.
+
+    Rows that don't exist are not kept: whoever asks for random ones pays for the store's answer, and drops nothing.
+    """
+
+    def __init__(self, bytes_max: int = CACHE_BYTES_MAX) -> None:
+        self._bytes_max = bytes_max
+        self._bytes_kept = 0
+        self._kept: OrderedDict[Row, tuple[Any, int]] = OrderedDict()
+
+    def get(self, row: Row) -> Any:
+        """None if nothing is kept for that row."""
+        kept = self._kept.get(row)
+        if kept is None:
+            return None
+        self._kept.move_to_end(row)
+        return kept[0]
+
+    def keep(self, row: Row, value: object, weight: int) -> None:
+        """`weight` in bytes. What alone would take a sixteenth of the room is not kept."""
+        if weight > self._bytes_max // 16:
+            return
+        self.drop(row)
+        self._kept[row] = (value, weight)
+        self._bytes_kept += weight
+        while self._bytes_kept > self._bytes_max:
+            _, (_, dropped) = self._kept.popitem(last=False)
+            self._bytes_kept -= dropped
+
+    def drop(self, row: Row) -> None:
+        kept = self._kept.pop(row, None)
+        if kept is not None:
+            self._bytes_kept -= kept[1]
+
+    def clear(self) -> None:
+        self._kept.clear()
+        self._bytes_kept = 0
+
+    def statistics(self) -> CacheStatistics:
+        return CacheStatistics(len(self._kept), self._bytes_kept)
+
+
+class HotKey:
+    """A CMK ready for use: its record, its ARN, and its backing keys, each unwrapped when first needed."""
+
+    __slots__ = ("_blob_keys", "_keyring", "arn", "record")
+
+    def __init__(self, record: KeyRecord, arn: str, keyring: Keyring) -> None:
+        self.record = record
+        self.arn = arn
+        self._keyring = keyring
+        self._blob_keys: dict[bytes, BlobKey] = {}
+
+    @property
+    def current(self) -> BlobKey:
+        """The backing key that encrypts. Raises as `blob_key`."""
+        newest = self.record.current
+        return self._blob_keys.get(newest.id) or self._unwrap(newest.id, newest.token)
+
+    def blob_key(self, backing_key_id: bytes) -> BlobKey | None:
+        """The backing key with that id, if this CMK ever had it.
+
+        Raises KeyUnavailableException when the domain key generation it is sealed under isn't held here.
+        """
+        ready = self._blob_keys.get(backing_key_id)
+        if ready is not None:
+            return ready
+        backing = self.record.backing_key(backing_key_id)
+        return None if backing is None else self._unwrap(backing.id, backing.token)
+
+    def _unwrap(self, backing_key_id: bytes, token: bytes) -> BlobKey:
+        record = self.record
+        meta = TokenMeta(
+            account=record.account,
+            key_id=record.key_id,
+            backing_key_id=backing_key_id,
+            spec=record.spec,
+            usage=record.usage,
+            origin=record.origin,
+        )
+        try:
+            backing = open_backing_key(self._keyring, token, meta)
+        except (GenerationUnknown, TokenInvalid) as error:
+            _raise_unavailable(error, f"backing key {backing_key_id.hex()} of key {record.key_id}")
+        ready = self._blob_keys[backing_key_id] = BlobKey(record.key_id, backing_key_id, backing)
+        return ready
+
+    def __repr__(self) -> str:
+        return f"HotKey({self.arn})"
+
+
+@dataclass(frozen=True, slots=True)
+class Credential:
+    """An access key with its secret. The same object as long as its row is the same: what is derived from the secret
+    may be kept with the credential that it came from, and is out of date when `Room.credential` returns another."""
+
+    record: AccessKeyRecord
+    secret: bytes
+
+    def caller(self, source: str) -> Caller:
+        """Who speaks; `source` is where from."""
+        record = self.record
+        return Caller(
+            account=record.account,
+            principal=record.principal,
+            access_key_id=record.access_key_id,
+            credential_version=record.version,
+            source=source,
+        )
+
+    def __repr__(self) -> str:
+        return f"Credential({self.record.access_key_id})"
+
+
+class Room:
+    """One node's, for all handlers and both doors."""
+
+    def __init__(
+        self,
+        *,
+        region: str,
+        node: NodeId,
+        keyring: Keyring,
+        entropy: Entropy,
+        consensus: Consensus,
+        cache_bytes_max: int = CACHE_BYTES_MAX,
+    ) -> None:
+        self.region = region
+        self.node = node
+        self.keyring = keyring
+        self.entropy = entropy
+        self.consensus = consensus
+        self.cache = HotCache(cache_bytes_max)
+        # Key ids by what a caller of an account called them, after it was resolved. Only aliases ever change meaning.
+        self._resolutions: dict[tuple[AccountId, str], KeyId] = {}
+        # Does a key's work for blobs that name none of the caller's: data.py.
+        self.decoy = BlobKey(NO_KEY, bytes(16), entropy.random_bytes(32))
+
+    @property
+    def view(self) -> StateView:
+        """The applied state, pinned."""
+        return self.consensus.view
+
+    @property
+    def region_record(self) -> RegionRecord:
+        """Raises KMSInternalException on a node that has not yet applied the region's founding."""
+        kept: RegionRecord | None = self.cache.get(_REGION_ROW)
+        if kept is not None:
+            return kept
+        record = load_region(self.view)
+        if record is None:
+            raise KMSInternalException("", detail="the region is not founded yet")
+        self.cache.keep(_REGION_ROW, record, _ENTRY_BYTES)
+        return record
+
+    def resolve(self, text: str, caller: Caller, *, action: str) -> HotKey:
+        """The key that a key id, key ARN, alias name or alias ARN names and that `caller` may carry out `action` on.
+
+        Raises NotFoundException, InvalidArnException or AccessDeniedException.
+        """
+        key_id = self._resolutions.get((caller.account, text))
+        if key_id is not None:
+            key = self.hot_key(key_id)
+            if key is not None:
+                authorise(caller, action, key.record)
+                return key
+        record = resolve(self.view, text, caller, self.region_record, action=action, aliases=True)
+        if len(text) <= RESOLUTION_CHARS_MAX:
+            if len(self._resolutions) >= RESOLUTIONS_MAX:
+                self._resolutions.clear()
+            self._resolutions[caller.account, text] = record.key_id
+        key = self.hot_key(record.key_id)
+        require(key is not None, f"key {record.key_id} was resolved and isn't there")
+        return cast(HotKey, key)
+
+    def key(self, key_id: KeyId) -> KeyRecord | None:
+        """The key's record, of whatever account."""
+        key = self.hot_key(key_id)
+        return None if key is None else key.record
+
+    def hot_key(self, key_id: KeyId) -> HotKey | None:
+        """The key, ready for use, of whatever account: who may use it is the caller's to ask (`authorise`)."""
+        row = (Table.KEYS, key_row(key_id))
+        kept: HotKey | None = self.cache.get(row)
+        if kept is not None:
+            return kept
+        stored = self.view.get(*row)
+        if stored is None:
+            return None
+        record = decode_record(stored, KeyRecord)
+        key = HotKey(record, key_arn(self.region_record, record.account, key_id), self.keyring)
+        weight = _ENTRY_BYTES + _BYTES_PER_ROW_BYTE * len(stored) + _BACKING_KEY_BYTES * len(record.backing_keys)
+        self.cache.keep(row, key, weight)
+        return key
+
+    def credential(self, access_key_id: str) -> Credential | None:
+        """The access key, active or not, with its secret.
+
+        Raises KeyUnavailableException when the domain key generation it is sealed under isn't held here.
+        """
+        row = (Table.ACCESS_KEYS, access_key_row(access_key_id))
+        kept: Credential | None = self.cache.get(row)
+        if kept is not None:
+            return kept
+        stored = self.view.get(*row)
+        if stored is None:
+            return None
+        record = decode_record(stored, AccessKeyRecord)
+        try:
+            secret = open_secret(self.keyring, Purpose.ACCESS_KEY, record.secret_sealed, owner=row[1])
+        except (GenerationUnknown, TokenInvalid) as error:
+            _raise_unavailable(error, f"the secret of access key {access_key_id}")
+        credential = Credential(record, secret)
+        self.cache.keep(row, credential, _ENTRY_BYTES + _BYTES_PER_ROW_BYTE * len(stored))
+        return credential
+
+    def invalidate(self, touched: Iterable[Row]) -> None:
+        """Forgets what was made of rows that were written or deleted: call it in the step that moves the view."""
+        for row in touched:
+            self.cache.drop(row)
+            if row[0] == Table.ALIASES:
+                self._resolutions.clear()
+
+    def clear(self) -> None:
+        """Forgets everything: the view shows another state altogether, as after a snapshot."""
+        self.cache.clear()
+        self._resolutions.clear()
+
+
+def _raise_unavailable(error: GenerationUnknown | TokenInvalid, what: str) -> NoReturn:
+    """A missing generation is this node's own trouble. A seal that doesn't open in a row that verified is the
+    proposer's fault, equal at all nodes: none of them stops for it."""
+    if isinstance(error, GenerationUnknown):
+        raise KeyUnavailableException("", detail=f"{what}: {error}") from None
+    raise KMSInternalException("", detail=f"{what}: {error}") from None
