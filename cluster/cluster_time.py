@@ -1,0 +1,158 @@
+"""Cluster time: what the region takes for the time of day, whatever one node's clock says (security.md, 6).
+
+The leader hears every voter's clock with its questions for a lease and takes the median of a majority. It never goes
+backwards: after a clock that ran ahead is put right, cluster time stands still until the median has caught up. Between
+observations the monotonic clock advances it. It is handed out with leases, so every node that may serve knows it, and a
+new leader goes on from what the last one told.
+
+Of an even number of clocks the lower middle one counts: better that a deadline passes late than early.
+
+Running time is how long the region has run under leaders, by their monotonic clocks: what a wrong clock can't move.
+The key state compares the two before it destroys anything. While nobody leads it stands still, so it errs on the side
+of too little.
+"""
+
+from dataclasses import dataclass
+from enum import Enum
+
+from keycluster.cluster.raft.messages import Membership
+from keycluster.cluster.types import SECOND, ClusterTime, Instant, NodeId, WallTime
+
+OBSERVATION_NS_MAX = 2 * SECOND  # How long a clock counts as heard: eight times the interval of lease questions.
+TOLD_NS_MAX = 5 * SECOND  # How long what a leader told may be advanced by oneself: some elections long.
+OFFSET_NS_WARN = 10 * SECOND
+OFFSET_NS_MAX = 60 * SECOND
+
+
+class NoClusterTime(Exception):
+    """No majority's clocks were heard lately: a command can't be stamped. A new leader hears them at once."""
+
+
+class ClockVerdict(Enum):
+    """How far this node's own clock is from the majority's median."""
+
+    GOOD = "good"
+    OFF = "off"  # By more than 10 s: said in status and log.
+    REFUSES = "refuses"  # By more than 60 s: this node serves nothing.
+
+
+@dataclass(frozen=True, slots=True)
+class ClockReading:
+    """Cluster time as one node hands it to another, with the median behind it."""
+
+    time: ClusterTime
+    median: WallTime
+    running_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Heard:
+    """A clock's value and this node's instant when it was heard."""
+
+    wall: WallTime
+    at: Instant
+
+    def advanced_to(self, now: Instant) -> WallTime:
+        return WallTime(self.wall + max(0, now - self.at))
+
+
+class ClusterClock:
+    """One node's knowledge of cluster time, as leader or as a follower that is told."""
+
+    def __init__(self, *, node: NodeId, floor: ClusterTime, running_floor: int) -> None:
+        """`floor`, `running_floor`: of the newest stamp in the applied state."""
+        self._node = node
+        self._latest = floor
+        self._running_ns = running_floor
+        self._leading_since: Instant | None = None
+        self._voters: dict[NodeId, _Heard] = {}  # As leader, and always this node's own.
+        self._told: _Heard | None = None  # The last leader's median.
+
+    def lead(self, now: Instant) -> None:
+        """This node became leader: running time goes on here. What others' clocks said to it before is too old."""
+        self._voters = {node: heard for node, heard in self._voters.items() if node == self._node}
+        self._leading_since = now
+
+    def follow(self, now: Instant) -> None:
+        """This node no longer leads."""
+        self._running_ns = self.running_ns(now)
+        self._leading_since = None
+
+    def observe(self, node: NodeId, wall: WallTime, now: Instant) -> None:
+        """A node's clock (this one's own too) was heard. Old by what the message took: that errs on the late side."""
+        self._voters[node] = _Heard(wall, now)
+
+    def own_wall(self, now: Instant) -> WallTime | None:
+        """This node's own clock as last observed; None before that."""
+        own = self._voters.get(self._node)
+        return None if own is None else own.advanced_to(now)
+
+    def told(self, reading: ClockReading, now: Instant) -> None:
+        """The leader of the current term handed out cluster time."""
+        self._told = _Heard(reading.median, now)
+        self.raise_floor(reading.time, reading.running_ns)
+
+    def raise_floor(self, time: ClusterTime, running_ns: int) -> None:
+        """A later stamp is known, from the leader or from the applied state."""
+        self._latest = max(self._latest, time)
+        if self._leading_since is None:
+            self._running_ns = max(self._running_ns, running_ns)
+
+    def median(self, membership: Membership, now: Instant) -> WallTime | None:
+        """The majority's median as this node knows it; None if neither heard nor told lately."""
+        if self._leading_since is not None and (heard := self._heard(membership, now)) is not None:
+            return heard
+        if self._told is not None and now - self._told.at <= TOLD_NS_MAX:
+            return self._told.advanced_to(now)
+        return None
+
+    def _heard(self, membership: Membership, now: Instant) -> WallTime | None:
+        voters = {*membership.voters, *membership.outgoing}
+        fresh = {
+            node: heard.advanced_to(now)
+            for node, heard in self._voters.items()
+            if node in voters and now - heard.at <= OBSERVATION_NS_MAX
+        }
+        if not membership.has_quorum(set(fresh)):
+            return None
+        return sorted(fresh.values())[(len(fresh) - 1) // 2]
+
+    def time(self, membership: Membership, now: Instant) -> ClusterTime | None:
+        """Cluster time, never less than what this node gave out or was told before. None: nothing heard lately."""
+        median = self.median(membership, now)
+        if median is None:
+            return None
+        self._latest = ClusterTime(max(self._latest, median))
+        return self._latest
+
+    def reading(self, membership: Membership, now: Instant) -> ClockReading | None:
+        """What a leader hands out with a lease."""
+        median, time = self.median(membership, now), self.time(membership, now)
+        if median is None or time is None:
+            return None
+        return ClockReading(time, median, self.running_ns(now))
+
+    def running_ns(self, now: Instant) -> int:
+        """The region's running time. Only as leader does it advance by itself."""
+        since = self._leading_since
+        return self._running_ns + (max(0, now - since) if since is not None else 0)
+
+    def offset_ns(self, membership: Membership, now: Instant) -> int | None:
+        """How far this node's own clock is ahead of the median: of the median, not of cluster time, for a region
+        whose time stands still after a wrong clock must go on serving. None if either is unknown."""
+        own, median = self._voters.get(self._node), self.median(membership, now)
+        return None if own is None or median is None else own.advanced_to(now) - median
+
+    def offsets_ns(self, membership: Membership, now: Instant) -> dict[NodeId, int]:
+        """As leader, for status: each heard node's clock against the median."""
+        median = self.median(membership, now)
+        if median is None:
+            return {}
+        return {node: heard.advanced_to(now) - median for node, heard in sorted(self._voters.items())}
+
+    def verdict(self, membership: Membership, now: Instant) -> ClockVerdict:
+        """Unknown counts as good: without a median there is no lease either."""
+        offset = abs(self.offset_ns(membership, now) or 0)
+        if offset > OFFSET_NS_MAX:
+            return ClockVerdict.REFUSES
+        return ClockVerdict.OFF if offset > OFFSET_NS_WARN else ClockVerdict.GOOD

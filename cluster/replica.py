@@ -1,0 +1,581 @@
+"""One member of a region's consensus: the Raft core with leases, acknowledgements, cluster time and roll-back check.
+
+No I/O, no clock: every input comes with `now`, the node's monotonic clock read *after* the input came, and with `wall`
+where the node's own time of day matters. After any input the driver takes `ready()` and works it off; `next_wakeup`
+says when `tick` must be called at the latest. What each lease rule is for: `leases/__init__.py` and design.md.
+
+How an answer is made on the data plane: receive the request, read the clock, `may_serve(now)`, then read the state
+through one snapshot opened after that check. The answer may leave later.
+
+How a change is acknowledged: its entry is applied here with success, and `acknowledges(index, now)`. What was concluded
+from state without an entry of its own also needs `may_serve`.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from keycluster.cluster.cluster_time import ClockReading, ClockVerdict, ClusterClock, NoClusterTime
+from keycluster.cluster.leases import LeaseHolder
+from keycluster.cluster.leases.leadership import Leadership
+from keycluster.cluster.leases.messages import AppliedReport, LeaseAnswer, LeaseAsk, SettledNotice
+from keycluster.cluster.peer_messages import ReplicaMessage
+from keycluster.cluster.raft.core import RaftCore, Role
+from keycluster.cluster.raft.errors import NotLeader
+from keycluster.cluster.raft.messages import (
+    AppendEntries,
+    AppendReply,
+    Entry,
+    HardState,
+    Membership,
+    SnapshotMeta,
+)
+from keycluster.cluster.raft.ready import IncomingChunk, ReadAnswer, Ready, SnapshotRead
+from keycluster.cluster.types import MILLISECOND, SECOND, ClusterTime, Instant, LogIndex, NodeId, Term, WallTime
+from keycluster.cluster.witness import Acknowledged, OwnRecord, RolledBack, Witness, WitnessTable
+
+Stamp = Callable[[bytes, ClusterTime, int], bytes]
+"""(command, cluster time, running ns) -> log payload."""
+
+NO_STAMP = ClusterTime(0)  # Before the first stamped command.
+
+
+class StateDiverged(Exception):
+    """This node's applied state differs from the leader's at the same index: it stops and is rebuilt from others."""
+
+
+class ReplicaConfigInvalid(ValueError):
+    """Parameters that don't fit each other."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaConfig:
+    """Times in nanoseconds. `lease_ns` and `drift_ppm` must be equal on all members of a region."""
+
+    lease_ns: int = 1 * SECOND
+    """L: how long a member may serve on one answer, and a dead one can hold a write back."""
+    renew_ns: int = 250 * MILLISECOND
+    """A new question is asked this often: L/4 survives two lost ones."""
+    report_ns: int = 60 * MILLISECOND
+    """An applied index that the leader hasn't settled is reported again this often, in case the report was lost."""
+    tick_ns: int = 20 * MILLISECOND
+    """The longest time between ticks."""
+    drift_ppm: int = 1_000
+    """r: how far each clock's rate may be off."""
+
+    def validate(self) -> None:
+        """Raises `ReplicaConfigInvalid`."""
+        if not 0 <= self.drift_ppm < 100_000:
+            raise ReplicaConfigInvalid("drift_ppm must be between 0 and 100,000")
+        if not 0 < self.tick_ns <= self.renew_ns <= self.lease_ns // 2:
+            raise ReplicaConfigInvalid("needs 0 < tick_ns <= renew_ns <= lease_ns / 2")
+        if self.report_ns <= 0:
+            raise ReplicaConfigInvalid("report_ns must be positive")
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaPersist:
+    """Raft's `Persist` with the table of what members acknowledged, which rides on writes that happen anyway."""
+
+    ticket: int
+    hard_state: HardState | None
+    truncate_from: LogIndex | None
+    entries: tuple[Entry, ...]
+    witness: Mapping[NodeId, Acknowledged] | None  # The whole table; None: as stored before.
+
+
+@dataclass(slots=True)
+class ReplicaReady:
+    """Raft's `Ready`, worked off by the same rules; messages to send include those about leases."""
+
+    persist: ReplicaPersist | None = None
+    messages: list[tuple[NodeId, ReplicaMessage]] = field(default_factory=list)
+    committed: list[Entry] = field(default_factory=list)
+    reads: list[ReadAnswer] = field(default_factory=list)
+    snapshots_wanted: list[NodeId] = field(default_factory=list)
+    snapshot_reads: list[SnapshotRead] = field(default_factory=list)
+    snapshot_chunk: IncomingChunk | None = None
+    snapshot_install: SnapshotMeta | None = None
+
+
+class Replica:
+    def __init__(
+        self,
+        *,
+        core: RaftCore,
+        node: NodeId,
+        config: ReplicaConfig,
+        nonces: Callable[[], bytes],
+        stamp: Stamp,
+        digest_at: Callable[[LogIndex], bytes | None],
+        witness: Mapping[NodeId, Acknowledged],
+        applied: LogIndex,
+        digest: bytes,
+        time_floor: ClusterTime,
+        running_floor: int,
+        now: Instant,
+    ) -> None:
+        """Takes up after a start: no lease is held, whatever was held before.
+
+        `nonces` gives 16 fresh random bytes a call. `digest_at` is the state store's: its digest as of a recent index,
+        None if not known. `witness` is the log store's. `applied`, `digest`, `time_floor` and `running_floor` are the
+        applied state's index, its digest, and its newest stamp.
+        """
+        config.validate()
+        self._core = core
+        self._node = node
+        self._config = config
+        self._nonces = nonces
+        self._stamp = stamp
+        self._digest_at = digest_at
+        self._applied = applied
+        self._digest = digest
+        self._holder = LeaseHolder(lease_ns=config.lease_ns, drift_ppm=config.drift_ppm)
+        self._leadership: Leadership | None = None
+        self._clock = ClusterClock(node=node, floor=time_floor, running_floor=running_floor)
+        self._clock_verdict = ClockVerdict.GOOD
+        self._witness = WitnessTable(witness)
+        self._witness_stored = self._witness_rows = self._witness.rows()
+        self._witness_sent: dict[NodeId, tuple[tuple[NodeId, Term, LogIndex], ...]] = {}
+        self._own = OwnRecord(node=node, term=core.term, last_index=core.last_index)
+        self._settled = LogIndex(0)
+        self._settled_told = LogIndex(0)  # As leader: the newest that was sent along.
+        self._reported = LogIndex(0)  # To the leader last asked.
+        self._reported_at = now
+        self._asked: tuple[Term, NodeId] | None = None  # The leader last asked.
+        self._asked_at = now
+        self._leader_digest: tuple[LogIndex, bytes] | None = None  # To compare once applied that far.
+        self._outbox: list[tuple[NodeId, ReplicaMessage]] = []
+        self._stopped: Exception | None = None
+        self._follow_core(now)
+
+    # Inputs
+
+    def tick(self, now: Instant, wall: WallTime) -> None:
+        """Time has passed. Call by `next_wakeup` at the latest."""
+        self._observe_own_clock(wall, now)
+        self._core.tick(now)
+        self._after_input(now)
+        self._ask_and_report_again(now)
+
+    def receive(self, sender: NodeId, message: ReplicaMessage, now: Instant, wall: WallTime) -> None:
+        """A message came on the link whose identity is `sender`. Raises `StateDiverged`."""
+        self._observe_own_clock(wall, now)
+        match message:
+            case LeaseAsk():
+                self._take_ask(sender, message, now)
+            case LeaseAnswer():
+                self._take_answer(sender, message, now)
+            case AppliedReport():
+                self._take_report(sender, message)
+            case SettledNotice():
+                self._learn_settled(message.settled)
+            case Witness():
+                self._take_witness(sender, message)
+            case _:
+                self._core.receive(sender, message, now)
+        self._after_input(now)
+
+    def propose(self, commands: Sequence[bytes], now: Instant, wall: WallTime) -> LogIndex:
+        """Stamps and proposes; the first one's index. Raises `NotLeader`, `ProposalsFull`, `HandingOver` as the core
+        does, and `NoClusterTime` when no majority's clocks were heard lately."""
+        self._observe_own_clock(wall, now)
+        if self._leadership is None:
+            raise NotLeader(self._core.leader)
+        time = self._clock.time(self._core.membership, now)
+        if time is None:
+            raise NoClusterTime("no majority's clocks were heard lately")
+        running_ns = self._clock.running_ns(now)
+        first = self._core.propose([self._stamp(command, time, running_ns) for command in commands], now)
+        self._after_input(now)
+        return first
+
+    def persisted(self, ticket: int, now: Instant) -> None:
+        """Storage has completed everything up to this ticket, witness included."""
+        self._core.persisted(ticket, now)
+        self._after_input(now)
+
+    def applied(
+        self,
+        index: LogIndex,
+        now: Instant,
+        *,
+        digest: bytes,
+        time_floor: ClusterTime = NO_STAMP,
+        running_floor: int = 0,
+    ) -> None:
+        """Everything up to `index` is applied, visible to every reader, and caches are invalidated (L5).
+
+        `time_floor` and `running_floor`: the newest stamp among what was applied. Raises `StateDiverged`.
+        """
+        self._core.applied_to(index, now)
+        self._state_reached(index, digest)
+        self._clock.raise_floor(time_floor, running_floor)
+        self._after_input(now)
+
+    def propose_membership(self, target: Membership, now: Instant, *, context: bytes = b"") -> None:
+        """Begins a change of members. The entries that take members out follow by themselves once those hold no lease
+        (L9). The change is done when an entry with the target, not joint, is applied; lost leadership may lose it.
+        Raises `NotLeader`, `MembershipRefused`, `MembershipMalformed`, `HandingOver`."""
+        if self._leadership is None:
+            raise NotLeader(self._core.leader)
+        self._leadership.propose_membership(target, now, context=context)
+        self._after_input(now)
+
+    def transfer_leadership(self, target: NodeId, now: Instant) -> None:
+        """Hands over once `target` has caught up; serving and granting stop before it is told (L8)."""
+        self._core.transfer_leadership(target, now)
+        self._after_input(now)
+
+    def read_index(self, request: int, now: Instant) -> None:
+        self._core.read_index(request, now)
+        self._after_input(now)
+
+    def learn_known_of_me(self, term: Term, index: LogIndex) -> None:
+        """A peer told, first thing on a new link, what it knows this node acknowledged. Raises `RolledBack`."""
+        try:
+            self._own.check((term, index), holds=(self._core.term, self._core.last_index))
+        except RolledBack as rolled_back:
+            self._stop(rolled_back)
+
+    # Snapshots: the core's calls, and what an installed one means here
+
+    def offer_snapshot(self, peer: NodeId, meta: SnapshotMeta, *, size: int, now: Instant) -> None:
+        self._core.offer_snapshot(peer, meta, size=size, now=now)
+        self._after_input(now)
+
+    def snapshot_chunk_read(self, peer: NodeId, meta: SnapshotMeta, *, offset: int, data: bytes, now: Instant) -> None:
+        self._core.snapshot_chunk_read(peer, meta, offset=offset, data=data, now=now)
+        self._after_input(now)
+
+    def snapshot_read_failed(self, peer: NodeId, now: Instant) -> None:
+        self._core.snapshot_read_failed(peer, now)
+        self._after_input(now)
+
+    def snapshot_chunk_stored(self, meta: SnapshotMeta, *, offset_next: int, now: Instant) -> None:
+        self._core.snapshot_chunk_stored(meta, offset_next=offset_next, now=now)
+        self._after_input(now)
+
+    def snapshot_installed(
+        self,
+        meta: SnapshotMeta,
+        now: Instant,
+        *,
+        digest: bytes,
+        time_floor: ClusterTime,
+        running_floor: int,
+    ) -> None:
+        """The state is the snapshot's, visible to every reader, and caches are cleared. Raises `StateDiverged`."""
+        self._core.snapshot_installed(meta, now)
+        self._state_reached(meta.index, digest)
+        self._clock.raise_floor(time_floor, running_floor)
+        self._after_input(now)
+
+    def snapshot_refused(self, meta: SnapshotMeta, now: Instant) -> None:
+        self._core.snapshot_refused(meta, now)
+        self._after_input(now)
+
+    # Output
+
+    def ready(self) -> ReplicaReady:
+        """What is to be written, sent and applied now; each is handed out once. Raises again what stopped this node:
+        one that was rolled back or has diverged neither votes nor answers."""
+        if self._stopped is not None:
+            raise self._stopped
+        raft = self._core.ready()
+        messages: list[tuple[NodeId, ReplicaMessage]] = [*raft.messages]
+        self._note_acknowledgements(raft)
+        messages += self._witness_messages(raft)
+        messages += self._outbox
+        messages += self._report_messages()
+        messages += self._settled_messages()
+        self._outbox = []
+        return ReplicaReady(
+            persist=self._persist(raft),
+            messages=messages,
+            committed=raft.committed,
+            reads=raft.reads,
+            snapshots_wanted=raft.snapshots_wanted,
+            snapshot_reads=raft.snapshot_reads,
+            snapshot_chunk=raft.snapshot_chunk,
+            snapshot_install=raft.snapshot_install,
+        )
+
+    # Questions
+
+    @property
+    def core(self) -> RaftCore:
+        """For its questions (role, term, leader, membership, progress): inputs go through the replica."""
+        return self._core
+
+    def may_serve(self, now: Instant) -> bool:
+        """L3, L4. Call with a clock read after the request came, then read the state. A clock value from before a
+        pause may only be used to find that a lease has run out."""
+        if self._stopped is not None or self._clock_verdict is ClockVerdict.REFUSES:
+            return False
+        if self._leadership is not None:
+            return self._leadership.may_serve(self._applied, now)
+        return self._holder.may_serve(now)
+
+    @property
+    def serve_until(self) -> Instant | None:
+        """The end, perhaps past, of this node's lease or, as leader, of its quorum lease: for status."""
+        return self._core.quorum_lease_until if self._leadership is not None else self._holder.serve_until
+
+    @property
+    def applied_index(self) -> LogIndex:
+        return self._applied
+
+    @property
+    def settled_index(self) -> LogIndex:
+        """L10: what everybody who may serve has applied, as far as this node knows. Never falls."""
+        return self._settled
+
+    def acknowledges(self, index: LogIndex, now: Instant) -> bool:
+        """L5: whether a success that rests on everything up to `index` may leave this node as the leader's."""
+        if self._leadership is None or self._stopped is not None:
+            return False
+        self._settle(now)
+        return self._settled >= index
+
+    def cluster_time(self, now: Instant) -> ClusterTime | None:
+        """None: nothing heard of the region's clocks lately."""
+        return self._clock.time(self._core.membership, now)
+
+    def running_ns(self, now: Instant) -> int:
+        return self._clock.running_ns(now)
+
+    @property
+    def clock_verdict(self) -> ClockVerdict:
+        """This node's own clock against the region's, as of the last tick: to be reported when it changes."""
+        return self._clock_verdict
+
+    def clock_offset_ns(self, now: Instant) -> int | None:
+        """How far this node's own clock is ahead of the median."""
+        return self._clock.offset_ns(self._core.membership, now)
+
+    def holders(self, now: Instant) -> list[NodeId]:
+        """As leader: the members counted as holding a lease, for status."""
+        return self._leadership.book.holders(now) if self._leadership is not None else []
+
+    @property
+    def membership_change_waits(self) -> bool:
+        """As leader: a change waits for leases to run out before its first entry is appended."""
+        return self._leadership is not None and self._leadership.change_waits
+
+    def known_of(self, peer: NodeId) -> Acknowledged | None:
+        """What this node knows that the peer acknowledged: told to it first thing on a new link."""
+        self._learn_progress()
+        return self._witness.known_of(peer)
+
+    def next_wakeup(self, now: Instant) -> Instant:
+        """When `tick` must be called at the latest: at an end of a lease that holds back an acknowledgement too."""
+        wakeup = Instant(now + self._config.tick_ns)
+        if self._leadership is not None:
+            end = self._leadership.next_end(self._applied, now)
+            return wakeup if end is None else min(wakeup, end)
+        if self._asked is not None:
+            return max(now, min(wakeup, Instant(self._asked_at + self._config.renew_ns)))
+        return wakeup
+
+    # After every input
+
+    def _after_input(self, now: Instant) -> None:
+        self._follow_core(now)
+        if self._leadership is None:
+            return
+        self._leadership.book.advanced(self._applied, now)
+        for member, ask in self._leadership.granted(now):
+            self._outbox.append((member, self._answer(ask, now)))
+        self._leadership.step_change(now)
+        self._settle(now)
+
+    def _follow_core(self, now: Instant) -> None:
+        """Keeps leadership here in step with the core's."""
+        core = self._core
+        leads = core.role is Role.LEADER
+        if self._leadership is not None and not (leads and self._leadership.term == core.term):
+            self._leadership = None
+            self._clock.follow(now)
+        if leads and self._leadership is None:
+            self._become_leader(now)
+        elif not leads and core.leader is not None and self._asked != (core.term, core.leader):
+            self._ask(core.leader, now)
+
+    def _become_leader(self, now: Instant) -> None:
+        """L4, L6."""
+        self._holder.drop()
+        self._asked = None
+        self._leadership = Leadership(self._core, node=self._node, lease_ns=self._config.lease_ns, now=now)
+        self._clock.lead(now)
+        self._own.acknowledges_in(self._core.term)
+        self._witness_sent.clear()
+
+    def _settle(self, now: Instant) -> None:
+        """L5. The settled index only rises; see `leases/__init__.py` for why it stays true for ever."""
+        if self._leadership is not None:
+            self._learn_settled(self._leadership.book.settled(self._applied, now))
+
+    def _learn_settled(self, settled: LogIndex) -> None:
+        self._settled = max(self._settled, settled)
+
+    def _state_reached(self, index: LogIndex, digest: bytes) -> None:
+        self._applied = max(self._applied, index)
+        self._digest = digest
+        self._holder.applied_to(self._applied)
+        self._compare_digest()
+
+    def _observe_own_clock(self, wall: WallTime, now: Instant) -> None:
+        self._clock.observe(self._node, wall, now)
+        self._clock_verdict = self._clock.verdict(self._core.membership, now)
+
+    def _stop(self, reason: Exception) -> None:
+        self._stopped = reason
+        raise reason
+
+    # Leases, as a follower
+
+    def _ask(self, leader: NodeId, now: Instant) -> None:
+        """L1: t0 is `now`, kept here by the nonce; the question leaves later."""
+        wall = self._clock.own_wall(now)
+        if wall is None:
+            return  # Before the first tick.
+        nonce, term = self._nonces(), self._core.term
+        self._holder.asks(nonce, leader=leader, term=term, now=now)
+        self._outbox.append((leader, LeaseAsk(term, nonce, self._applied, wall)))
+        self._asked, self._asked_at = (term, leader), now
+        self._reported, self._reported_at = self._applied, now
+
+    def _ask_and_report_again(self, now: Instant) -> None:
+        leader = self._core.leader
+        if self._leadership is not None or leader is None or leader == self._node:
+            return
+        if now - self._asked_at >= self._config.renew_ns:
+            self._ask(leader, now)
+        elif self._settled < self._applied and now - self._reported_at >= self._config.report_ns:
+            self._outbox.append((leader, self._report()))
+            self._reported_at = now
+
+    def _take_answer(self, sender: NodeId, answer: LeaseAnswer, now: Instant) -> None:
+        term = self._core.term
+        taken = self._holder.take(
+            answer.nonce, sender=sender, term=answer.term, current_term=term, commit=answer.commit
+        )
+        if not taken:
+            return
+        self._holder.applied_to(self._applied)
+        self._learn_settled(answer.settled)
+        if answer.time is not None and answer.median is not None:
+            self._clock.told(ClockReading(answer.time, answer.median, answer.running_ns), now)
+            self._clock_verdict = self._clock.verdict(self._core.membership, now)
+        self._leader_digest = (answer.digest_index, answer.digest)
+        self._compare_digest()
+
+    def _compare_digest(self) -> None:
+        """Compares with the leader's state once this node has applied as far as the leader had."""
+        if self._leader_digest is None or self._leader_digest[0] > self._applied:
+            return
+        (index, digest), self._leader_digest = self._leader_digest, None
+        own = self._digest_at(index)
+        if own is not None and own != digest:
+            self._stop(StateDiverged(f"node {self._node}: the applied state at index {index} is not the leader's"))
+
+    def _report(self) -> AppliedReport:
+        return AppliedReport(self._core.term, self._applied, self._settled)
+
+    def _report_messages(self) -> list[tuple[NodeId, ReplicaMessage]]:
+        """One report of all that was applied since the last, to a leader that has been asked."""
+        if (
+            self._asked is None
+            or self._asked != (self._core.term, self._core.leader)
+            or self._applied <= self._reported
+        ):
+            return []
+        self._reported = self._applied
+        return [(self._asked[1], self._report())]
+
+    # Leases, as leader
+
+    def _take_ask(self, sender: NodeId, ask: LeaseAsk, now: Instant) -> None:
+        """L2's conditions are looked at after each input (`Leadership.granted`)."""
+        if self._leads_in(ask.term) and self._leadership is not None and self._core.membership.is_member(sender):
+            self._clock.observe(sender, ask.wall, now)
+            self._leadership.ask(sender, ask)
+
+    def _leads_in(self, term: Term) -> bool:
+        return self._leadership is not None and self._core.term == term
+
+    def _answer(self, ask: LeaseAsk, now: Instant) -> LeaseAnswer:
+        reading = self._clock.reading(self._core.membership, now)
+        return LeaseAnswer(
+            term=ask.term,
+            nonce=ask.nonce,
+            commit=self._core.commit_index,
+            settled=self._settled,
+            time=None if reading is None else reading.time,
+            median=None if reading is None else reading.median,
+            running_ns=self._clock.running_ns(now),
+            digest_index=self._applied,
+            digest=self._digest,
+        )
+
+    def _take_report(self, sender: NodeId, report: AppliedReport) -> None:
+        if self._leadership is None or not self._core.membership.is_member(sender):
+            return
+        self._leadership.book.reported(sender, report.applied)
+        if report.settled < self._settled_told:
+            # The notice was lost, or crossed the report.
+            self._outbox.append((sender, SettledNotice(self._core.term, self._settled)))
+
+    def _settled_messages(self) -> list[tuple[NodeId, ReplicaMessage]]:
+        """L10: one notice to each member for all that was settled since the last."""
+        if self._leadership is None or self._settled <= self._settled_told:
+            return []
+        self._settled_told = self._settled
+        notice = SettledNotice(self._core.term, self._settled)
+        return [(member, notice) for member in self._core.membership.members if member != self._node]
+
+    # What members acknowledged
+
+    def _note_acknowledgements(self, raft: Ready) -> None:
+        if any(isinstance(message, AppendReply) and message.rejected is None for _, message in raft.messages):
+            self._own.acknowledges_in(self._core.term)
+
+    def _learn_progress(self) -> None:
+        if self._leadership is None:
+            return
+        term = self._core.term
+        matches = {member: view.match for member, view in self._core.progress.items()}
+        self._witness.keep_only(self._core.membership.members)
+        self._witness.learn((member, term, match) for member, match in matches.items() if match > 0)
+        self._witness_rows = self._witness.rows()
+
+    def _witness_messages(self, raft: Ready) -> list[tuple[NodeId, ReplicaMessage]]:
+        """The table goes along with entries, when it has changed."""
+        receivers = [peer for peer, message in raft.messages if isinstance(message, AppendEntries) and message.entries]
+        if self._leadership is None or not receivers:
+            return []
+        self._learn_progress()
+        rows = self._witness_rows
+        behind = [peer for peer in dict.fromkeys(receivers) if self._witness_sent.get(peer) != rows]
+        self._witness_sent.update((peer, rows) for peer in behind)
+        return [(peer, Witness(self._core.term, rows)) for peer in behind]
+
+    def _take_witness(self, sender: NodeId, witness: Witness) -> None:
+        if witness.term == self._core.term and sender == self._core.leader and self._witness.learn(witness.table):
+            self._witness.keep_only(self._core.membership.members)
+            self._witness_rows = self._witness.rows()
+
+    def _persist(self, raft: Ready) -> ReplicaPersist | None:
+        if raft.persist is None:
+            return None
+        self._learn_progress()
+        changed = self._witness_rows != self._witness_stored
+        self._witness_stored = self._witness_rows
+        persist = raft.persist
+        return ReplicaPersist(
+            ticket=persist.ticket,
+            hard_state=persist.hard_state,
+            truncate_from=persist.truncate_from,
+            entries=persist.entries,
+            witness=self._witness.as_dict() if changed else None,
+        )
