@@ -28,6 +28,7 @@ PARAMS_HASH_BYTES = 32
 NO_REQUEST_ID = bytes(REQUEST_ID_BYTES)  # The region's own commands: never repeated by a client, not remembered.
 NO_PARAMS_HASH = bytes(PARAMS_HASH_BYTES)
 COMMAND_BYTES_MAX = 262_144  # The largest input is a 128 KiB policy; the largest command a CreateKey with one.
+TIME_MAX = ClusterTime(2**62)  # In the year 2116. Whatever is scheduled from it still fits a u64.
 
 _STAMP = struct.Struct(">BQQ")
 STAMP_BYTES = _STAMP.size
@@ -136,7 +137,7 @@ class PutKeyPolicy(Body, frozen=True, tag=12):
 
 class EnableKeyRotation(Body, frozen=True, tag=13):
     key: str
-    period_days: int | None  # None: as it was, or the default.
+    period_days: int
 
 
 class DisableKeyRotation(Body, frozen=True, tag=14):
@@ -345,10 +346,7 @@ def decode_command(command: bytes) -> Command:
 
 
 def stamp(command: bytes, time: ClusterTime, running_ns: int) -> bytes:
-    """The log payload: `time` is the region's, `running_ns` the leader's monotonic running time.
-
-    Running times are compared between stamps of one term only, so they may start anywhere in a new term.
-    """
+    """The log payload. `running_ns` is how long the region has run under leaders, by their monotonic clocks."""
     return _STAMP.pack(STAMP_VERSION, time, running_ns) + command
 
 
@@ -359,6 +357,8 @@ def decode_payload(payload: bytes) -> Payload:
     version, time, running_ns = _STAMP.unpack_from(payload)
     if version != STAMP_VERSION:
         raise CommandMalformed(f"a stamp of version {version}")
+    if time > TIME_MAX or running_ns > TIME_MAX:
+        raise CommandMalformed(f"a stamp from beyond time: {time}, {running_ns}")
     return Payload(ClusterTime(time), running_ns, decode_command(payload[STAMP_BYTES:]))
 
 

@@ -114,8 +114,7 @@ class KeyRecord(Record, frozen=True):
     aliases: tuple[str, ...] = ()  # Sorted alias names, each with its row in ALIASES.
     rotation_period_days: int | None = None  # None: automatic rotation is off.
     rotation_next: ClusterTime | None = None  # Set exactly when automatic rotation is on.
-    deletion_at: ClusterTime | None = None  # Set exactly in PENDING_DELETION, with the window.
-    deletion_window_days: int | None = None
+    deletion_at: ClusterTime | None = None  # Set exactly in PENDING_DELETION.
 
     @property
     def current(self) -> BackingKey:
@@ -165,11 +164,10 @@ class ClockRecord(Record, frozen=True):
     """Cluster time as of the newest stamped entry, and the guard against time that leaps (timekeeping.py)."""
 
     time: ClusterTime
-    running_ns: int  # The stamp's, comparable with the next stamp's only if `term` is the same.
-    term: int
-    running_total_ns: int = 0  # How long the region has run, leaders' gaps left out.
+    running_ns: int  # How long the region has run under leaders, by their monotonic clocks.
     excess_ns: int = 0  # How far time has run ahead of running time; forgiven slowly.
-    held_until_running_ns: int = 0  # Nothing is destroyed before running_total_ns reaches this.
+    held_until_running_ns: int = 0  # Nothing is destroyed before running_ns reaches this.
+    forgot_until: bytes = b""  # The PRINCIPALS row where the next Tick goes on forgetting requests.
 
 
 class RegionRecord(Record, frozen=True):
@@ -285,7 +283,7 @@ def encode_record(record: Record) -> bytes:
 
 
 def decode_record(row: bytes, of: type[RecordType]) -> RecordType:
-    """Rows are authenticated by the store: one that doesn't decode is a fault of ours, and msgspec's error is let out."""
+    """Rows are authenticated by the store: one that doesn't decode is our fault, and msgspec's error is let out."""
     decoder = _DECODERS.get(of)
     if decoder is None:
         decoder = _DECODERS[of] = msgspec.msgpack.Decoder(of)

@@ -1,0 +1,50 @@
+"""Who may do what: one function, decided at the door and again by `apply` (security.md, 7).
+
+For now every access key is its account's root: all operations on its account's keys, none on another's. Key policies,
+IAM policies and grants come with the authorisation issue, which replaces `authorise`.
+"""
+
+from keycluster.cluster.keys.commands import Caller
+from keycluster.cluster.keys.records import AccessKeyRecord, KeyRecord, StateReader, load_access_key
+from keycluster.cluster.wire.errors import AccessDeniedException
+
+
+def authorise(caller: Caller, action: str, key: KeyRecord | None) -> None:
+    """Raises AccessDeniedException unless `caller` may carry out `action` (as `kms:DescribeKey`).
+
+    `key` is None for operations on no key in particular: those act on the caller's own account only.
+    """
+    if key is not None and key.account != caller.account:
+        raise denied(caller, action)
+
+
+def denied(caller: Caller, action: str, *, resource: str = "this resource") -> AccessDeniedException:
+    """The one text for a key of another account, whether it exists or not (security.md, 10). It is AWS's."""
+    return AccessDeniedException(
+        f"User: {caller.principal} is not authorized to perform: {action} on {resource} because the resource does not "
+        "exist in this Region, no resource-based policies allow access, or a resource-based policy explicitly denies "
+        "access"
+    )
+
+
+def check_credential(state: StateReader, caller: Caller) -> AccessKeyRecord:
+    """The access key that `caller` came with, as it is now. Raises AccessDeniedException unless it is still good."""
+    access_key = load_access_key(state, caller.access_key_id)
+    if (
+        access_key is None
+        or not access_key.active
+        or access_key.version != caller.credential_version
+        or access_key.account != caller.account
+        or access_key.principal != caller.principal
+    ):
+        raise AccessDeniedException("The access key of this request is no longer active")
+    return access_key
+
+
+def authorise_operator(access_key: AccessKeyRecord, action: str) -> None:
+    """Raises AccessDeniedException unless the access key is an operator's: it may act on the region itself."""
+    if not access_key.operator:
+        raise AccessDeniedException(
+            f"User: {access_key.principal} is not authorized to perform: {action} because its access key is not an "
+            "operator's"
+        )

@@ -1,0 +1,137 @@
+"""Requests that were already carried out or refused: a repeat gets the first outcome (security.md, 7).
+
+A repeat comes when an answer was lost: from a client, or from a node that forwards a held command again. It is known by
+its request id among its principal's. The same id with other parameters is an error, and changes nothing.
+
+Refusals are remembered like successes. Say a forwarded command is delayed, its repeat is refused and the refusal
+answered, the client changes what was wrong, and then the first copy arrives: carried out now, it would do what the
+client was told did not happen. Refusals that only say "try again" (`retryable`) are not remembered: their repeats must
+be able to succeed.
+
+How much is remembered, per principal: each request for `REMEMBERED_NS` (10 minutes); beyond `REMEMBERED_FREELY` those
+older than `REMEMBERED_LEAST_NS` (a minute, many times what a client goes on retrying for) are dropped early; at
+`REMEMBERED_MAX` new requests are throttled rather than the young ones forgotten. Each request drops a few of its own
+principal's, each Tick a few of everybody's, so no entry pays for many.
+"""
+
+from keycluster.cluster.invariant import InvariantBroken, require
+from keycluster.cluster.keys.commands import (
+    NO_REQUEST_ID,
+    Command,
+    CommandMalformed,
+    Outcome,
+    decode_outcome,
+    encode_outcome,
+)
+from keycluster.cluster.keys.records import (
+    PrincipalRecord,
+    RequestOrderRecord,
+    RequestRecord,
+    StateWriter,
+    Table,
+    decode_record,
+    load,
+    principal_row,
+    request_order_row,
+    request_row,
+    store,
+)
+from keycluster.cluster.types import SECOND, ClusterTime
+from keycluster.cluster.wire.errors import IdempotentParameterMismatchException, ThrottlingException
+
+REMEMBERED_NS = 600 * SECOND
+REMEMBERED_LEAST_NS = 60 * SECOND
+REMEMBERED_FREELY = 10_000
+REMEMBERED_MAX = 200_000
+DROPPED_PER_REQUEST = 3  # More than one: a full memory shrinks.
+DROPPED_PER_TICK = 128
+PRINCIPALS_PER_TICK = 16
+
+
+def is_remembered(command: Command) -> bool:
+    """The region's own commands aren't: they say what they expect to find, and do nothing where they don't find it."""
+    return not command.caller.is_region and command.request_id != NO_REQUEST_ID
+
+
+def recall(state: StateWriter, command: Command, now: ClusterTime) -> Outcome | None:
+    """The outcome of the request that `command` repeats, None if it is new.
+
+    Raises IdempotentParameterMismatchException.
+    """
+    row = request_row(principal_row(command.caller.principal), command.request_id)
+    request = load(state, Table.REQUESTS, row, RequestRecord)
+    if request is None or request.expires <= now:
+        return None
+    if request.params_hash != command.params_hash:
+        raise IdempotentParameterMismatchException("This request id was used before with other parameters")
+    try:
+        return decode_outcome(request.outcome)
+    except CommandMalformed:
+        raise InvariantBroken("a remembered outcome doesn't decode") from None
+
+
+def make_room(state: StateWriter, principal: str, now: ClusterTime) -> None:
+    """Forgets a few old requests of `principal`. Raises ThrottlingException when too many young ones remain."""
+    hashed = principal_row(principal)
+    remembered = load(state, Table.PRINCIPALS, hashed, PrincipalRecord)
+    if remembered is None:
+        return
+    left, _ = _forget(state, hashed, remembered, now, most=DROPPED_PER_REQUEST)
+    if left.next - left.first >= REMEMBERED_MAX:
+        raise ThrottlingException("Too many requests by this principal in the last minute")
+
+
+def remember(state: StateWriter, command: Command, outcome: Outcome, now: ClusterTime) -> None:
+    hashed = principal_row(command.caller.principal)
+    row = request_row(hashed, command.request_id)
+    remembered = load(state, Table.PRINCIPALS, hashed, PrincipalRecord) or PrincipalRecord(first=0, next=0)
+    sequence, expires = remembered.next, ClusterTime(now + REMEMBERED_NS)
+    request = RequestRecord(command.params_hash, encode_outcome(outcome), expires, sequence)
+    store(state, Table.REQUESTS, row, request)
+    order = RequestOrderRecord(command.request_id, expires)
+    store(state, Table.REQUEST_ORDER, request_order_row(hashed, sequence), order)
+    store(state, Table.PRINCIPALS, hashed, PrincipalRecord(remembered.first, sequence + 1))
+
+
+def forget_some(state: StateWriter, after: bytes, now: ClusterTime) -> bytes:
+    """Drops expired requests of the principals whose rows follow `after`; returns where the next Tick goes on."""
+    rows = state.scan(Table.PRINCIPALS, after=after or None, limit=PRINCIPALS_PER_TICK)
+    most = DROPPED_PER_TICK
+    for hashed, row in rows:
+        _, dropped = _forget(state, hashed, decode_record(row, PrincipalRecord), now, most=most)
+        after, most = hashed, most - dropped
+        if most == 0:
+            return after
+    return after if len(rows) == PRINCIPALS_PER_TICK else b""
+
+
+def _forget(
+    state: StateWriter, hashed: bytes, remembered: PrincipalRecord, now: ClusterTime, *, most: int
+) -> tuple[PrincipalRecord, int]:
+    """Drops up to `most` requests, oldest first; returns what is left and how many went."""
+    first = remembered.first
+    while first < remembered.next and first - remembered.first < most:
+        row = request_order_row(hashed, first)
+        order = load(state, Table.REQUEST_ORDER, row, RequestOrderRecord)
+        if order is None:
+            raise InvariantBroken(f"request {first} of {remembered} has no order row")
+        early = remembered.next - first > REMEMBERED_FREELY
+        if order.expires - (REMEMBERED_NS - REMEMBERED_LEAST_NS if early else 0) > now:
+            break
+        state.delete(Table.REQUEST_ORDER, row)
+        _drop_request(state, request_row(hashed, order.request_id), sequence=first)
+        first += 1
+    left = PrincipalRecord(first, remembered.next)
+    if left.first == left.next:
+        state.delete(Table.PRINCIPALS, hashed)
+    elif left != remembered:
+        store(state, Table.PRINCIPALS, hashed, left)
+    return left, first - remembered.first
+
+
+def _drop_request(state: StateWriter, row: bytes, *, sequence: int) -> None:
+    """An expired id may have been used again since: then its row belongs to the later request."""
+    request = load(state, Table.REQUESTS, row, RequestRecord)
+    require(request is None or request.sequence >= sequence, f"request {sequence} is older than its order row")
+    if request is not None and request.sequence == sequence:
+        state.delete(Table.REQUESTS, row)
