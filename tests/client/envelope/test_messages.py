@@ -11,14 +11,16 @@ from keycluster.client.envelope import format as envelope_format
 from keycluster.client.envelope.decryptor import HeaderReader
 from keycluster.client.envelope.encryptor import MessageEncryptor
 from keycluster.client.envelope.format import (
+    ContentType,
     EncryptedDataKey,
+    Header,
     Incomplete,
     Suite,
     decode_context,
     decode_header,
     encode_context,
 )
-from keycluster.client.envelope.keys import Signer
+from keycluster.client.envelope.keys import MessageKeys, Signer
 from keycluster.client.errors import EnvelopeError
 
 DATA_KEY = bytes(range(32))
@@ -212,15 +214,13 @@ def test_wrong_data_key_is_refused_before_any_text():
         read([message], data_key=bytes(16))
 
 
-def test_commitment_is_checked_by_itself(monkeypatch):
+def test_commitment_is_checked_by_itself():
     """A header whose tag verifies under a key that it doesn't commit to is refused: that is what the check is for."""
     maker = encryptor(Suite.UNSIGNED)
     header, count = decode_header(maker.header)
-    forged = envelope_format.Header(
+    forged = Header(
         header.suite, header.message_id, header.context, header.keys, header.content_type, header.frame_bytes, bytes(32)
     ).encode()
-    from keycluster.client.envelope.keys import MessageKeys
-
     tag = MessageKeys(data_key=DATA_KEY, suite=header.suite, message_id=header.message_id).header_tag(forged)
     with pytest.raises(EnvelopeError, match=r"^the message doesn't verify$"):
         read([forged + tag + maker.update(b"") + maker.finish()])
@@ -314,3 +314,38 @@ def test_signatures_have_the_length_that_aws_expects():
         signer = Signer()
         signer.update(os.urandom(10))
         assert len(signer.footer()) == 2 + 103
+
+
+def forge(content_type, frame_bytes, rest):
+    """An unsigned message whose header says what it likes and verifies; `rest(keys, message_id)` makes its body."""
+    message_id = os.urandom(32)
+    keys = MessageKeys(data_key=DATA_KEY, suite=Suite.UNSIGNED, message_id=message_id)
+    header = Header(Suite.UNSIGNED, message_id, {}, (ENTRY,), content_type, frame_bytes, keys.commitment)
+    body = header.encode()
+    return body + keys.header_tag(body) + rest(keys, message_id)
+
+
+def test_block_longer_than_allowed_is_refused():
+    """A message without frames is held whole in memory, so it has the same bound as a frame."""
+
+    def block(keys, message_id):
+        aad = envelope_format.single_aad(message_id, 100)
+        return bytes(12) + struct.pack(">Q", 100) + keys.aead.encrypt(bytes(12), b"x" * 100, aad)
+
+    message = forge(ContentType.SINGLE, 0, block)
+    assert read([message], frame_bytes_max=100) == b"x" * 100
+    with pytest.raises(EnvelopeError, match="100 bytes; 99 are allowed"):
+        read([message], frame_bytes_max=99)
+
+
+def test_last_frame_longer_than_the_others_is_refused():
+    """The last frame's own length can't pass the bound that the header's frame length was checked against."""
+
+    def last_frame(keys, message_id):
+        nonce = envelope_format.frame_nonce(1)
+        sealed = keys.aead.encrypt(nonce, b"x" * 17, envelope_format.last_frame_aad(message_id, 1, 17))
+        return envelope_format.LAST_FRAME + nonce[-4:] + nonce + struct.pack(">I", 17) + sealed
+
+    assert read([forge(ContentType.FRAMED, 17, last_frame)]) == b"x" * 17
+    with pytest.raises(EnvelopeError, match="the last frame has 17 bytes"):
+        read([forge(ContentType.FRAMED, 16, last_frame)])

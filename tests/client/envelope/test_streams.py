@@ -1,5 +1,6 @@
 """Envelope encryption over files: whole round trips, what is refused, and that memory and the loop are spared."""
 
+import base64
 import hashlib
 import io
 import os
@@ -8,6 +9,7 @@ import tracemalloc
 from pathlib import Path
 
 import anyio
+import msgspec
 import pytest
 
 from keycluster.client.envelope import streams
@@ -242,8 +244,6 @@ def test_text_form_comes_back(run, keys, suite):
     """encrypt_text gives Base64 of a message that the stream functions read too, and decrypt_text reads theirs."""
 
     async def body():
-        import base64
-
         text = await streams.encrypt_text(keys, b"secret", key_id=keys.arn, suite=suite, encryption_context={"a": "b"})
         assert text.isascii()
         assert await streams.decrypt_text(keys, text, encryption_context={"a": "b"}) == b"secret"
@@ -315,5 +315,39 @@ def test_memory_stays_flat_with_large_files(run, keys):
             assert peak < 12 * streams.PORTION_BYTES
             digests = [hashlib.file_digest(path.open("rb"), "sha256").digest() for path in (plain, opened)]
             assert digests[0] == digests[1]
+
+    run(body)
+
+
+def test_text_with_stray_bits_is_refused(run, keys):
+    """Base64's last character can carry bits that mean nothing: only the spelling that encrypt_text makes is read."""
+
+    async def body():
+        text = await streams.encrypt_text(keys, b"x", key_id=keys.arn, suite=Suite.UNSIGNED)
+        while not text.endswith("="):
+            text = await streams.encrypt_text(keys, os.urandom(len(text) % 7), key_id=keys.arn, suite=Suite.UNSIGNED)
+        at = text.index("=") - 1
+        alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+        changed = text[:at] + alphabet[alphabet.index(text[at]) + 1] + text[at + 1 :]
+        assert base64.b64decode(changed) == base64.b64decode(text)
+        with pytest.raises(EnvelopeError, match="as it is written"):
+            await streams.decrypt_text(keys, changed)
+
+    run(body)
+
+
+def test_node_that_opens_under_another_key_is_not_believed(run, keys):
+    """The ARN in the result is the one that the message names: an answer under another key is an error."""
+
+    async def body():
+        message = await make(keys, b"text")
+        honest = keys.decrypt
+
+        async def decrypt(**request):
+            return msgspec.structs.replace(await honest(**request), key_id=keys.other_arn)
+
+        keys.decrypt = decrypt
+        with pytest.raises(EnvelopeError, match="was opened under"):
+            await read(keys, message)
 
     run(body)
