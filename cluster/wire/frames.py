@@ -221,9 +221,9 @@ def decode_failure(body: bytes | Raw) -> Failure:
         raise FrameMalformed("not a failure") from None
 
 
-def session_key(secret: str) -> bytes:
+def session_key(secret: str | bytes) -> bytes:
     """K: what both sides of a log-in know of the access key's secret."""
-    return hmac.digest(secret.encode(), SESSION_LABEL, "sha256")
+    return hmac.digest(secret.encode() if isinstance(secret, str) else secret, SESSION_LABEL, "sha256")
 
 
 def prove(key: bytes, side: Side, *, hello: Hello, challenge: Challenge, certificate_sha256: bytes) -> bytes:

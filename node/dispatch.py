@@ -1,0 +1,185 @@
+"""From a request that a door has read to its answer: the same for both doors.
+
+- Data plane: `answer_now`, plain synchronous code. Between a request and its answer is no task, no lock and no await.
+- The rest: `perform`, in a task of the connection, under the caller's deadline. A read waits until what it saw is
+  applied everywhere (rule L10), a write is proposed and waits until it may be acknowledged (rule L5).
+
+Rule L3 in a door's terms: a door reads what one receive brought, asks `may_serve` once, and answers all of it from one
+view, which moves only between two steps of the event loop. The clock is read after every one of those requests came
+and before any state is.
+
+Who calls is looked up for each request in applied state (security.md, 7): a connection remembers a credential's id
+and version, not a verdict.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+import structlog
+import trio
+
+from keycluster.cluster.invariant import InvariantBroken
+from keycluster.cluster.keys.authorise import authorise_operator
+from keycluster.cluster.keys.commands import Caller, encode_command, hash_parameters
+from keycluster.cluster.store.errors import StoreError
+from keycluster.cluster.wire.errors import KmsError, KMSInternalException, UnrecognizedClientException
+from keycluster.cluster.wire.strict import StrictDecoder
+from keycluster.node.gate import Answer
+from keycluster.node.operations.table import OPERATIONS, Operation, Plane
+from keycluster.node.room import Credential, Room
+
+REQUEST_ID_BYTES: Final = 16
+NOT_SERVING_TEXT: Final = "This node can't serve at the moment. Try another node of the region."
+DEADLINE_TEXT: Final = "The request could not be completed in time. It may be repeated under the same request id."
+EMPTY_RESPONSE: Final = b"\x80"  # msgpack's empty map.
+FAULT_TEXT: Final = "An internal failure occurred."
+
+NODE_STOPS_ON = (StoreError, InvariantBroken, OSError, MemoryError)
+"""Of a damaged store, a broken invariant or a failing disk nobody makes an answer: they end the node."""
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class AdminCall:
+    """What the handler of an operator's operation gets. `request_id` and `params_hash` are for the command it makes."""
+
+    request: Any
+    caller: Caller
+    request_id: bytes
+    params_hash: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class AdminOperation:
+    """One operation of wire/admin.py: at the native door only, for operators' access keys only."""
+
+    name: str
+    request_type: type[msgspec.Struct]
+    handler: Callable[[AdminCall], Awaitable[msgspec.Struct]]
+
+
+class Waiting(msgspec.Struct, frozen=True, gc=False):
+    """A request that can't be answered at once. It holds nothing of the frame it came in."""
+
+    call: "Call"
+    caller: Caller
+    request: Any
+    number: int
+    deadline: float
+    """On trio's clock."""
+    request_id: bytes | None
+    """None: the node makes one."""
+
+
+class Call:
+    """One operation, made ready for its requests: what is decoded how, and who does the work."""
+
+    __slots__ = ("admin", "decoder", "handler", "is_inline", "name", "operation", "response_decoder", "unavailable")
+
+    def __init__(self, operation: Operation | AdminOperation) -> None:
+        self.name = operation.name
+        self.decoder: StrictDecoder[Any] = StrictDecoder(operation.request_type)
+        self.admin = operation if isinstance(operation, AdminOperation) else None
+        self.operation = operation if isinstance(operation, Operation) else None
+        self.handler: Callable[..., Any] = operation.handler
+        self.unavailable: type[KmsError] = KMSInternalException
+        self.is_inline = False
+        if isinstance(operation, Operation):
+            self.unavailable = operation.unavailable
+            self.is_inline = operation.plane is Plane.DATA
+            self.response_decoder = msgspec.msgpack.Decoder(operation.response_type)
+
+
+class Dispatch:
+    """One node's, shared by its doors."""
+
+    def __init__(
+        self,
+        room: Room,
+        *,
+        operations: Mapping[str, Operation] = OPERATIONS,
+        admin: Mapping[str, AdminOperation] | None = None,
+    ) -> None:
+        self._room = room
+        self.may_serve = room.consensus.may_serve
+        self.calls: Mapping[str, Call] = {name: Call(operation) for name, operation in operations.items()}
+        """What both doors offer."""
+        self.native_calls = {**self.calls, **{name: Call(operation) for name, operation in (admin or {}).items()}}
+
+    def credential(self, access_key_id: str) -> Credential | None:
+        """The access key as it is now, None if there is no such key or it is no longer active."""
+        credential = self._room.credential(access_key_id)
+        return credential if credential is not None and credential.record.active else None
+
+    def answer_now(self, call: Call, caller: Caller, request: Any, *, number: int, serving: bool) -> Answer:
+        """A data-plane answer. `serving`: `may_serve` said so after this request came, and the view hasn't moved."""
+        if not serving:
+            return Answer(number, call.name, caller, None, call.unavailable(NOT_SERVING_TEXT))
+        try:
+            response = call.handler(self._room, caller, request)
+        except Exception as error:  # noqa: BLE001  # Whatever it is becomes an answer, or ends the node.
+            return Answer(number, call.name, caller, None, _refusal(call, error))
+        return Answer(number, call.name, caller, response, None)
+
+    async def perform(self, waiting: Waiting) -> Answer:
+        """Any other answer. Always returns one by the request's deadline, unless cancelled from outside."""
+        call = waiting.call
+        response: msgspec.Struct | None = None
+        error: KmsError | None = call.unavailable(DEADLINE_TEXT)
+        with trio.move_on_at(waiting.deadline):
+            try:
+                response, error = await self._work(waiting), None
+            except Exception as refusal:  # noqa: BLE001  # As above.
+                error = _refusal(call, refusal)
+        return Answer(waiting.number, call.name, waiting.caller, response, error)
+
+    async def _work(self, waiting: Waiting) -> msgspec.Struct:
+        call, caller, request = waiting.call, waiting.caller, waiting.request
+        if call.operation is not None and call.operation.plane is Plane.READ:
+            return await self._read(call, caller, request)
+        request_id = waiting.request_id or self._room.entropy.random_bytes(REQUEST_ID_BYTES)
+        params_hash = hash_parameters(call.name, request)
+        if call.admin is not None:
+            self._authorise_operator(call, caller)
+            return await call.admin.handler(AdminCall(request, caller, request_id, params_hash))
+        body = call.handler(self._room, caller, request)
+        command = encode_command(body, caller, request_id=request_id, params_hash=params_hash)
+        outcome = await self._room.consensus.propose(command)
+        refusal = outcome.error()
+        if refusal is not None:
+            raise refusal
+        response: msgspec.Struct = call.response_decoder.decode(outcome.ok or EMPTY_RESPONSE)
+        return response
+
+    def _authorise_operator(self, call: Call, caller: Caller) -> None:
+        credential = self.credential(caller.access_key_id)
+        if credential is None:
+            raise UnrecognizedClientException("The access key is no longer active.")
+        authorise_operator(credential.record, f"keycluster:{call.name}")
+
+    async def _read(self, call: Call, caller: Caller, request: Any) -> msgspec.Struct:
+        consensus = self._room.consensus
+        if not consensus.may_serve():
+            raise call.unavailable(NOT_SERVING_TEXT)
+        seen = consensus.view.applied_index  # Nothing is awaited from here until the handler has read all it wants.
+        response: msgspec.Struct = call.handler(self._room, caller, request)
+        await consensus.settled(seen)
+        return response
+
+
+def _refusal(call: Call, error: Exception) -> KmsError:
+    """What the caller is told. A fault of ours must not take the node down with it, so it is answered and logged: by
+    its type and place alone, since its text may hold what was being worked on."""
+    if isinstance(error, KmsError):
+        return error
+    if isinstance(error, NODE_STOPS_ON):
+        raise error
+    place = error.__traceback__
+    while place is not None and place.tb_next is not None:
+        place = place.tb_next
+    where = f"{place.tb_frame.f_code.co_filename}:{place.tb_lineno}" if place is not None else "?"
+    log.error("a handler failed", operation=call.name, error=type(error).__name__, where=where)
+    return KMSInternalException(FAULT_TEXT, detail=f"{type(error).__name__} at {where}")

@@ -1,0 +1,143 @@
+"""What a stranger, and a client, may take of a door: counts, bytes and time."""
+
+from dataclasses import dataclass
+from typing import Final
+
+import trio
+
+from keycluster.cluster.wire.errors import ThrottlingException
+from keycluster.cluster.wire.frames import FRAME_BYTES_MAX, GREETING_BYTES_MAX
+
+READ_BYTES: Final = 65_536
+"""One receive: bounds how much work lies between two steps of the event loop."""
+
+GLANCE_SECONDS: Final = 2.5
+"""How often a connection looks at its time limits: they hold to within this, and cost the hot path one assignment."""
+
+THROTTLED_TEXT: Final = "Rate exceeded"
+
+
+@dataclass(frozen=True, slots=True)
+class DoorLimits:
+    """Both doors' limits. Seconds are the other side's time, never ours."""
+
+    connections_max: int = 4_096
+    strangers_max: int = 1_024
+    """Connections that haven't proved who they are. One more ends the oldest of them, so that those who are quick
+    get in while others hold on to what they have."""
+    requests_in_flight_max: int = 4_096
+    """Requests of all connections that wait: for the log, or for other nodes."""
+    connection_requests_max: int = 256
+    """The same for one connection; also how many requests of one receive are carried out."""
+    log_in_seconds: float = 10.0
+    idle_seconds: float = 600.0
+    message_seconds: float = 20.0
+    """From a frame's or a request's first byte to its last."""
+    write_seconds: float = 20.0
+    """Until an answer is out: whoever doesn't read it loses the connection."""
+    greeting_bytes_max: int = GREETING_BYTES_MAX
+    frame_bytes_max: int = FRAME_BYTES_MAX
+    join_seconds: float = 60.0
+    joins_max: int = 4
+    head_bytes_max: int = 16_384
+    """A request line and headers. A signed call of an SDK has under 2 KiB."""
+    headers_max: int = 64
+    body_bytes_max: int = 262_144
+    """The largest request is a PutKeyPolicy: 128 KiB, perhaps escaped."""
+    pipelined_max: int = 32
+    """HTTP requests of one receive."""
+    http_deadline_seconds: float = 20.0
+    """How long a write may wait for a leader: below the 60 s after which AWS's SDKs give up."""
+
+
+DEFAULT_LIMITS: Final = DoorLimits()
+
+
+class Busy:
+    """How many requests wait, of one connection and of all (its `parent`)."""
+
+    __slots__ = ("_limit", "_parent", "count")
+
+    def __init__(self, limit: int, parent: "Busy | None" = None) -> None:
+        self._limit = limit
+        self._parent = parent
+        self.count = 0
+
+    def enter(self) -> None:
+        """Raises ThrottlingException at the limit; `leave` must follow otherwise."""
+        if self.count >= self._limit:
+            raise ThrottlingException(THROTTLED_TEXT)
+        if self._parent is not None:
+            self._parent.enter()
+        self.count += 1
+
+    def leave(self) -> None:
+        self.count -= 1
+        if self._parent is not None:
+            self._parent.leave()
+
+
+class Patience:
+    """How long one connection may still take with what it is at.
+
+    A connection moves its two deadlines as it goes, by assignment. Cancel scopes would cost more than the requests.
+    """
+
+    __slots__ = ("_reading", "_writing")
+
+    def __init__(self) -> None:
+        self._reading = self._writing = float("inf")
+
+    def read_within(self, seconds: float) -> None:
+        self._reading = trio.current_time() + seconds
+
+    def write_within(self, seconds: float) -> None:
+        self._writing = trio.current_time() + seconds
+
+    def written(self) -> None:
+        self._writing = float("inf")
+
+    async def watch(self, scope: trio.CancelScope) -> None:
+        """Cancels `scope` once a deadline has passed; runs beside the connection."""
+        while (left := min(self._reading, self._writing) - trio.current_time()) > 0:  # noqa: ASYNC110  # It waits for time.
+            await trio.sleep(min(left, GLANCE_SECONDS))
+        scope.cancel()
+
+
+class Connections:
+    """A door's connections: bounded, and strangers give way to newer ones."""
+
+    def __init__(self, limits: DoorLimits) -> None:
+        self._limits = limits
+        self._strangers: dict[trio.CancelScope, None] = {}  # In order of arrival.
+        self.count = 0
+        self.evicted = 0
+        self.refused = 0
+
+    @property
+    def strangers(self) -> int:
+        return len(self._strangers)
+
+    def arrive(self, scope: trio.CancelScope) -> bool:
+        """False if there is no room. `depart` must follow in any case of True."""
+        if len(self._strangers) >= self._limits.strangers_max or (
+            self.count >= self._limits.connections_max and self._strangers
+        ):
+            oldest = next(iter(self._strangers))
+            del self._strangers[oldest]
+            oldest.cancel()
+            self.evicted += 1
+        elif self.count >= self._limits.connections_max:
+            self.refused += 1
+            return False
+        self.count += 1
+        self._strangers[scope] = None
+        return True
+
+    def recognise(self, scope: trio.CancelScope) -> None:
+        """Whoever is behind this connection has proved who they are."""
+        self._strangers.pop(scope, None)
+
+    def depart(self, scope: trio.CancelScope) -> None:
+        self._strangers.pop(scope, None)
+        self.count -= 1
