@@ -1,19 +1,19 @@
 """Which nodes may vote, so that no AZ can stop or decide for the region (design.md, "Consensus").
 
 The members that operators admitted and asked to remove are rows (`MemberRecord`): what shall be. Raft's membership is
-what is. The leader brings the second to the first, one change at a time (`next_membership`); each member joins as a
-learner and votes once it has caught up.
+what is; the leader brings the second to the first, one change at a time (node/membership.py).
 """
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Final
 
 from keycluster.cluster.keys.records import MemberRecord, MemberRole, MemberState
-from keycluster.cluster.raft.messages import Membership
 from keycluster.cluster.types import NodeId
 
 SPREAD_AZS: Final = 3  # From this many AZs on, the loss of any one must leave a majority.
+NO_CHANGE: Final[Mapping[NodeId, str | None]] = MappingProxyType({})
 LEAVING: Final = (MemberState.REMOVING, MemberState.REMOVED)
 
 
@@ -28,7 +28,7 @@ def is_spread(azs: Iterable[str]) -> bool:
     return len(voters) < SPREAD_AZS or max(voters.values()) < majority
 
 
-def placement_allows(members: Mapping[NodeId, str], change: Mapping[NodeId, str | None]) -> bool:
+def placement_allows(members: Mapping[NodeId, str], change: Mapping[NodeId, str | None] = NO_CHANGE) -> bool:
     """Whether the voters may change so. `members`: voter → AZ; `change`: node → its AZ to add it, None to remove it.
 
     The last voter can't go: nothing would be left to agree on anything.
@@ -44,33 +44,3 @@ def wanted_voters(members: Iterable[MemberRecord]) -> dict[NodeId, str]:
         for member in members
         if member.wanted is MemberRole.VOTER and member.state not in LEAVING
     }
-
-
-def next_membership(
-    members: Iterable[MemberRecord], membership: Membership, *, caught_up: Collection[NodeId]
-) -> Membership | None:
-    """What the leader should propose next, None where all is as it shall be (or must wait for someone to catch up).
-
-    Removals come first, then a new learner, then one promotion. `caught_up`: learners whose log is close to the
-    leader's. Asked only outside a joint phase: the caller finishes that first.
-    """
-    if membership.is_joint:
-        return None
-    by_node = {member.node: member for member in members}
-    leaving = {node for node, member in by_node.items() if member.state in LEAVING}
-    voters, learners = set(membership.voters), set(membership.learners)
-    if leaving & (voters | learners) and voters - leaving:
-        return _membership(voters - leaving, learners - leaving)
-    joining = sorted(by_node.keys() - leaving - voters - learners)
-    if joining:
-        return _membership(voters, learners | {joining[0]})
-    azs = {node: by_node[node].az for node in sorted(voters) if node in by_node}
-    for node in sorted(learners & by_node.keys() & set(caught_up)):
-        member = by_node[node]
-        if member.wanted is MemberRole.VOTER and placement_allows(azs, {node: member.az}):
-            return _membership(voters | {node}, learners - {node})
-    return None
-
-
-def _membership(voters: set[NodeId], learners: set[NodeId]) -> Membership:
-    return Membership(voters=tuple(sorted(voters)), learners=tuple(sorted(learners)))

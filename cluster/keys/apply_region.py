@@ -164,7 +164,7 @@ def deactivate_access_key(
     if access_key is None:
         raise NotFoundException(f"There is no access key {body.access_key_id}")
     if access_key.active:
-        inactive = replace(access_key, active=False, version=access_key.version + 1, secret_sealed=b"")
+        inactive = replace(access_key, active=False, version=access_key.version + 1)
         store(transition.state, Table.ACCESS_KEYS, access_key_row(body.access_key_id), inactive)
     return admin.DeactivateAccessKeyResponse()
 

@@ -29,7 +29,7 @@ class Table(IntEnum):
     KEYS = 3  # key id
     ACCOUNT_KEYS = 4  # account 12 ‖ key id; the row is empty. The order of ListKeys.
     ALIASES = 5  # account 12 ‖ alias name. The order of ListAliases.
-    DUE = 6  # time u64 ‖ DueKind u8 ‖ key id; the row is empty. What maintenance has to do, soonest first.
+    DUE = 6  # DueKind u8 ‖ time u64 ‖ key id; the row is empty. What maintenance has to do, soonest first.
     REQUESTS = 7  # principal hash 16 ‖ request id 16
     REQUEST_ORDER = 8  # principal hash 16 ‖ sequence u64. Which of a principal's requests is forgotten first.
     PRINCIPALS = 9  # principal hash 16
@@ -316,12 +316,16 @@ def alias_row(account: AccountId, name: str) -> bytes:
     return account.encode() + name.encode()
 
 
-def due_row(at: ClusterTime, kind: DueKind, key_id: KeyId) -> bytes:
-    return at.to_bytes(8, "big") + bytes((kind,)) + key_id.encode()
+def due_row(kind: DueKind, at: ClusterTime, key_id: KeyId) -> bytes:
+    return due_prefix(kind) + at.to_bytes(8, "big") + key_id.encode()
 
 
-def parse_due_row(row: bytes) -> tuple[ClusterTime, DueKind, KeyId]:
-    return ClusterTime(int.from_bytes(row[:8], "big")), DueKind(row[8]), KeyId(row[9:].decode())
+def due_prefix(kind: DueKind) -> bytes:
+    return bytes((kind,))
+
+
+def parse_due_row(row: bytes) -> tuple[ClusterTime, KeyId]:
+    return ClusterTime(int.from_bytes(row[1:9], "big")), KeyId(row[9:].decode())
 
 
 def principal_row(principal: str) -> bytes:

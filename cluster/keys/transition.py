@@ -101,7 +101,7 @@ def _due_rows(key: KeyRecord) -> set[bytes]:
     """What the schedule holds for a key. A key that isn't enabled isn't rotated; it catches up when it is again."""
     rows = set()
     if key.deletion_at is not None:
-        rows.add(due_row(key.deletion_at, DueKind.DELETION, key.key_id))
+        rows.add(due_row(DueKind.DELETION, key.deletion_at, key.key_id))
     if key.rotation_next is not None and key.state is KeyState.ENABLED:
-        rows.add(due_row(key.rotation_next, DueKind.ROTATION, key.key_id))
+        rows.add(due_row(DueKind.ROTATION, key.rotation_next, key.key_id))
     return rows
