@@ -1,0 +1,46 @@
+"""Values that log entries set, by the index of the entry: memberships, and each term's leader.
+
+They count from the moment their entry is *appended* (dissertation 4.1), so a truncation takes them back. Nothing at or
+below the commit index can be taken back; of what is older only the newest is kept.
+"""
+
+from typing import Generic, TypeVar
+
+from keycluster.cluster.types import LogIndex
+
+T = TypeVar("T")
+
+
+class Trail(Generic[T]):
+    def __init__(self, index: LogIndex, value: T) -> None:
+        self._set: list[tuple[LogIndex, T]] = [(index, value)]
+
+    @property
+    def newest(self) -> T:
+        return self._set[-1][1]
+
+    @property
+    def newest_index(self) -> LogIndex:
+        return self._set[-1][0]
+
+    @property
+    def committed(self) -> T:
+        """The newest value at or below the commit index: all older ones are forgotten."""
+        return self._set[0][1]
+
+    def append(self, index: LogIndex, value: T) -> None:
+        self._set.append((index, value))
+
+    def truncate(self, first: LogIndex) -> None:
+        """Entries from `first` on are gone."""
+        while len(self._set) > 1 and self._set[-1][0] >= first:
+            self._set.pop()
+
+    def commit_to(self, index: LogIndex) -> None:
+        while len(self._set) > 1 and self._set[1][0] <= index:
+            del self._set[0]
+
+    def reset(self, index: LogIndex, value: T, *, keeps_suffix: bool) -> None:
+        """The value as of a snapshot at `index`; values of entries behind it stay if these do."""
+        behind = [(at, later) for at, later in self._set if at > index] if keeps_suffix else []
+        self._set = [(index, value), *behind]
