@@ -15,6 +15,7 @@ from keycluster.cluster.seams import Disk, Entropy
 from keycluster.node.config import NodeConfig, SealConfig, SealKind
 from keycluster.node.sealing import (
     PASSPHRASE_BYTES_MAX,
+    PENDING_NAME,
     Seal,
     SealError,
     create_key_file,
@@ -30,6 +31,8 @@ def new_seal(config: NodeConfig, *, disk: Disk, entropy: Entropy) -> Seal:
     Raises `SealError`.
     """
     if config.seal.kind is SealKind.PASSPHRASE:
+        if disk.size(config.data / PENDING_NAME):  # A join goes on: the same passphrase and salt open its keys again.
+            return open_passphrase_seal(read_passphrase(config.seal), data=config.data, disk=disk, name=PENDING_NAME)
         return new_passphrase_seal(read_passphrase(config.seal, confirm=True), entropy=entropy)
     path = _key_file(config.seal)
     create_key_file(path, data=config.data, disk=disk, entropy=entropy)

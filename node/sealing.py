@@ -32,6 +32,8 @@ from keycluster.cluster.seams import Disk, Entropy, TlsIdentity, WrapError, Wrap
 from keycluster.cluster.types import NodeId
 
 SEALED_NAME = "node.sealed"
+PENDING_NAME = "join.sealed"
+"""In the same form: the keys of a node that asked to be admitted and has no answer yet (joining.py)."""
 SEALED_BYTES_MAX = 1_048_576  # Keys, four certificates, contacts, and a generation every 90 days: a few KiB.
 
 MAGIC = b"KCSEAL\x00\x01"
@@ -199,14 +201,14 @@ def new_passphrase_seal(passphrase: bytes, *, entropy: Entropy) -> Seal:
     return _passphrase_seal(passphrase, entropy.random_bytes(PASSPHRASE_SALT_BYTES))
 
 
-def open_passphrase_seal(passphrase: bytes, *, data: Path, disk: Disk) -> Seal:
-    """The seal of the node in folder `data`; whether the passphrase is right, `open_secrets` finds out.
+def open_passphrase_seal(passphrase: bytes, *, data: Path, disk: Disk, name: str = SEALED_NAME) -> Seal:
+    """The seal of the sealed file `name` in `data`; whether the passphrase is right, opening the file finds out.
 
-    Raises `SealError` if there is no sealed file or it was sealed by a key file.
+    Raises `SealError` if there is no such file or it was sealed by a key file.
     """
-    tag, salt, _ = _parse_header(_read_sealed(data, disk))
+    tag, salt, _ = _parse_header(read_sealed(data, disk, name))
     if tag is not SealTag.PASSPHRASE:
-        raise SealError(f"{data / SEALED_NAME} was sealed with a key file, not with a passphrase")
+        raise SealError(f"{data / name} was sealed with a key file, not with a passphrase")
     if len(passphrase) > PASSPHRASE_BYTES_MAX:
         raise SealError(f"a passphrase has {PASSPHRASE_BYTES_MIN} to {PASSPHRASE_BYTES_MAX} bytes")
     return _passphrase_seal(passphrase, salt)
@@ -219,7 +221,7 @@ def write_secrets(secrets: NodeSecrets, seal: Seal, *, data: Path, disk: Disk, e
 
 def open_secrets(seal: Seal, *, region: str, node: NodeId, data: Path, disk: Disk) -> NodeSecrets:
     """What is sealed in the data folder. Raises `SealError`: missing, another node's, or not to be opened. Blocking."""
-    secrets = parse_secrets(open_bytes(_read_sealed(data, disk), seal))
+    secrets = parse_secrets(open_bytes(read_sealed(data, disk), seal))
     if (secrets.region, secrets.node) != (region, node):
         raise SealError(
             f"{data} belongs to node {secrets.node!r} of region {secrets.region!r}, the configuration says "
@@ -280,8 +282,9 @@ def _file_key(seal: Seal, header: bytes) -> bytes:
     return HKDF(algorithm=SHA256(), length=32, salt=file_salt, info=FILE_INFO).derive(seal.secret)
 
 
-def _read_sealed(data: Path, disk: Disk) -> bytes:
-    path = data / SEALED_NAME
+def read_sealed(data: Path, disk: Disk, name: str = SEALED_NAME) -> bytes:
+    """A sealed file as it is on the disk. Raises `SealError`: missing, unreadable, or too long to be one."""
+    path = data / name
     try:
         if disk.size(path) > SEALED_BYTES_MAX:
             raise _does_not_open()
