@@ -19,7 +19,7 @@ from keycluster.cluster.leases import LeaseHolder
 from keycluster.cluster.leases.leadership import Leadership
 from keycluster.cluster.leases.messages import AppliedReport, LeaseAnswer, LeaseAsk, SettledNotice
 from keycluster.cluster.peer_messages import ReplicaMessage
-from keycluster.cluster.raft.core import RaftCore, Role
+from keycluster.cluster.raft.core import RaftCore
 from keycluster.cluster.raft.errors import NotLeader
 from keycluster.cluster.raft.messages import (
     AppendEntries,
@@ -49,7 +49,7 @@ class ReplicaConfigInvalid(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class ReplicaConfig:
-    """Times in nanoseconds. `lease_ns` and `drift_ppm` must be equal on all members of a region."""
+    """Times in nanoseconds. `lease_ns` must be equal on all members of a region. r is the core's `drift_ppm`."""
 
     lease_ns: int = 1 * SECOND
     """L: how long a member may serve on one answer, and a dead one can hold a write back."""
@@ -59,13 +59,9 @@ class ReplicaConfig:
     """An applied index that the leader hasn't settled is reported again this often, in case the report was lost."""
     tick_ns: int = 20 * MILLISECOND
     """The longest time between ticks."""
-    drift_ppm: int = 1_000
-    """r: how far each clock's rate may be off."""
 
     def validate(self) -> None:
         """Raises `ReplicaConfigInvalid`."""
-        if not 0 <= self.drift_ppm < 100_000:
-            raise ReplicaConfigInvalid("drift_ppm must be between 0 and 100,000")
         if not 0 < self.tick_ns <= self.renew_ns <= self.lease_ns // 2:
             raise ReplicaConfigInvalid("needs 0 < tick_ns <= renew_ns <= lease_ns / 2")
         if self.report_ns <= 0:
@@ -102,7 +98,6 @@ class Replica:
         self,
         *,
         core: RaftCore,
-        node: NodeId,
         config: ReplicaConfig,
         nonces: Callable[[], bytes],
         stamp: Stamp,
@@ -122,21 +117,21 @@ class Replica:
         """
         config.validate()
         self._core = core
-        self._node = node
+        self._node = core.node
         self._config = config
         self._nonces = nonces
         self._stamp = stamp
         self._digest_at = digest_at
         self._applied = applied
         self._digest = digest
-        self._holder = LeaseHolder(lease_ns=config.lease_ns, drift_ppm=config.drift_ppm)
+        self._holder = LeaseHolder(lease_ns=config.lease_ns, drift_ppm=core.config.drift_ppm)
         self._leadership: Leadership | None = None
-        self._clock = ClusterClock(node=node, floor=time_floor, running_floor=running_floor)
+        self._clock = ClusterClock(node=core.node, floor=time_floor, running_floor=running_floor)
         self._clock_verdict = ClockVerdict.GOOD
         self._witness = WitnessTable(witness)
         self._witness_stored = self._witness_rows = self._witness.rows()
         self._witness_sent: dict[NodeId, tuple[tuple[NodeId, Term, LogIndex], ...]] = {}
-        self._own = OwnRecord(node=node, term=core.term, last_index=core.last_index)
+        self._own = OwnRecord(node=core.node, term=core.term, last_index=core.last_index)
         self._settled = LogIndex(0)
         self._settled_told = LogIndex(0)  # As leader: the newest that was sent along.
         self._reported = LogIndex(0)  # To the leader last asked.
@@ -392,7 +387,7 @@ class Replica:
     def _follow_core(self, now: Instant) -> None:
         """Keeps leadership here in step with the core's."""
         core = self._core
-        leads = core.role is Role.LEADER
+        leads = core.is_leader
         if self._leadership is not None and not (leads and self._leadership.term == core.term):
             self._leadership = None
             self._clock.follow(now)
@@ -405,7 +400,7 @@ class Replica:
         """L4, L6."""
         self._holder.drop()
         self._asked = None
-        self._leadership = Leadership(self._core, node=self._node, lease_ns=self._config.lease_ns, now=now)
+        self._leadership = Leadership(self._core, lease_ns=self._config.lease_ns, now=now)
         self._clock.lead(now)
         self._own.acknowledges_in(self._core.term)
         self._witness_sent.clear()
@@ -545,6 +540,7 @@ class Replica:
             return
         term = self._core.term
         matches = {member: view.match for member, view in self._core.progress.items()}
+        matches[self._node] = self._core.stable_index
         self._witness.keep_only(self._core.membership.members)
         self._witness.learn((member, term, match) for member, match in matches.items() if match > 0)
         self._witness_rows = self._witness.rows()

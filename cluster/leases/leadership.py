@@ -8,9 +8,10 @@ caught up. The clock is then one read after the question came, as L2 demands.
 
 from keycluster.cluster.leases.grantor import LeaseGrantor
 from keycluster.cluster.leases.messages import LeaseAsk
-from keycluster.cluster.leases.removal import WaitingChange, leaving, staying, taken_out_at_once
+from keycluster.cluster.leases.removal import WaitingChange, leaving, taken_out
 from keycluster.cluster.raft.core import RaftCore
 from keycluster.cluster.raft.errors import HandingOver, MembershipRefused, RaftError
+from keycluster.cluster.raft.membership import first_step
 from keycluster.cluster.raft.messages import Membership
 from keycluster.cluster.types import Instant, LogIndex, NodeId
 
@@ -18,24 +19,23 @@ from keycluster.cluster.types import Instant, LogIndex, NodeId
 class Leadership:
     """What this leader may do at an instant: serve, grant, take members out."""
 
-    def __init__(self, core: RaftCore, *, node: NodeId, lease_ns: int, now: Instant) -> None:
-        """`now`: the clock that came with the input that won the election; nothing else was proposed since."""
+    def __init__(self, core: RaftCore, *, lease_ns: int, now: Instant) -> None:
+        """`now`: the clock that came with the input that won the election."""
         self._core = core
-        self._node = node
         self.term = core.term
-        self._own_entry = core.last_index  # The LEADER entry that begins the term.
         self._asks: dict[NodeId, LeaseAsk] = {}
         self._change: WaitingChange | None = None
         self.book = LeaseGrantor(
             lease_ns=lease_ns,
             members=(*core.membership.members, *core.committed_membership.members),
-            excluded=(node, core.last_term_leader),
+            excluded=(core.node, core.last_term_leader),
             elected_at=now,
         )
 
     def may_serve(self, applied: LogIndex, now: Instant) -> bool:
         """L4: its own term's first entry is applied, and its quorum lease lives."""
-        return applied >= self._own_entry and self._quorum_lease_lives(now)
+        own_entry = self._core.term_start
+        return own_entry is not None and applied >= own_entry and self._quorum_lease_lives(now)
 
     def _quorum_lease_lives(self, now: Instant) -> bool:
         """L2(b), L4, L8: no other leader exists at `now`. After TimeoutNow one may, for the rest of this term."""
@@ -63,7 +63,7 @@ class Leadership:
         """L2(c), L9."""
         return (
             self._core.committed_membership.is_member(member)
-            and member in staying(self._core.membership)
+            and member not in leaving(self._core.membership)
             and (self._change is None or member not in self._change.leaving)
             and not self.book.lags_too_far(member, now)
         )
@@ -83,8 +83,7 @@ class Leadership:
             raise MembershipRefused("a change is in flight, or this leader has not committed its first entry yet")
         if self._core.is_handing_over or self._core.hand_over_sent:
             raise HandingOver("leadership is on its way to another node")
-        target.validate()
-        leaving_at_once = taken_out_at_once(self._core.membership, target)
+        leaving_at_once = taken_out(self._core.membership, first_step(self._core.membership, target))
         if leaving_at_once:
             self._change = WaitingChange(target, context, leaving_at_once)
             self.step_change(now)
@@ -106,7 +105,7 @@ class Leadership:
             self._core.leave_joint(now)
 
     def _hold_nothing(self, members: frozenset[NodeId], now: Instant) -> bool:
-        return not any(self.book.counts(member, now) for member in members if member != self._node)
+        return not any(self.book.counts(member, now) for member in members if member != self._core.node)
 
     # What tick must not miss
 
