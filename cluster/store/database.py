@@ -16,12 +16,11 @@ from pathlib import Path
 
 import apsw
 
-from keycluster.cluster.invariant import require
 from keycluster.cluster.seams import Disk, FolderInUse
 from keycluster.cluster.store.errors import StoreDamaged, StoreError, StoreFailed, StoreLocked, store_errors, translated
 from keycluster.cluster.store.wal import scan_wal
 
-PAGE_BYTES = 4096  # SQLite's default since 3.12; asserted when a store is opened.
+PAGE_BYTES = 4096  # SQLite's default since 3.12; checked when a store is opened.
 WAL_PAGES_LARGE = 1_000  # 4 MiB. From here on a checkpoint is worth its two syncs; also bounds what a start must scan.
 BUSY_MS = 5_000  # No connection of ours holds a lock for long; whoever else has the file open must let go.
 CACHE_KIB = 8_192
@@ -202,7 +201,8 @@ def _set_up(connection: apsw.Connection, path: Path) -> None:
     if mode != "wal":
         # Without shared memory SQLite silently stays in another mode, where readers and the writer block each other.
         raise StoreFailed(path, f"the file system can't do write-ahead logging (journal_mode is {mode})")
-    require(connection.pragma("page_size") == PAGE_BYTES, f"{path} has pages of another size")
+    if connection.pragma("page_size") != PAGE_BYTES:
+        raise StoreDamaged(path, "its pages have another size")
     connection.pragma("synchronous", "FULL")
     connection.pragma("secure_delete", True)
     connection.pragma("wal_autocheckpoint", 0)

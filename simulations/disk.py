@@ -1,0 +1,555 @@
+"""A disk that loses what wasn't synced: the simulation's `Disk`, with SQLite on top of it.
+
+Files live in memory. Each keeps what is *durable* beside what readers see, and the writes since its last sync.
+`crash` decides by the seed, file by file, what of those reached the disk: nothing, all, a beginning, or any of their
+sectors of 512 bytes; a new file may be missing, a removed one may be back. A sector arrives whole or not at all, and
+a write harms no byte outside itself: what SQLite calls powersafe overwrite, and what it assumes of real disks too.
+
+SQLite runs on it through a VFS written here, with randomness and time from the seed. Only shared memory and locks of
+a database come from SQLite's own VFS, on an empty file in a memory-backed folder, one folder between two crashes: so
+the connections of a node that crashed can't touch what the restarted one sees. All their operations fail.
+
+What else can go wrong, each a switch: syncs that do nothing (`syncs_lie`), a full disk (`bytes_max`), bit rot (`flip`),
+operations that stall (`stall`, `resume`), a crash in the midst of an operation (`crash_after`).
+"""
+
+import random
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from typing import TypeVar
+
+import apsw
+import trio
+
+from keycluster.cluster.seams import FolderInUse
+
+SECTOR_BYTES = 512
+_JULIAN_START_MS = 213_000_000_000_000  # Some day in 2037: SQLite wants a time, nothing of ours rests on it.
+_numbers = count(1)
+
+T = TypeVar("T")
+
+
+class DiskGone(OSError):
+    """The machine of this disk has crashed: nothing works until it is started again."""
+
+
+@dataclass(slots=True)
+class DiskCounts:
+    """What happened to a disk so far."""
+
+    writes: int = 0
+    syncs: int = 0
+    crashes: int = 0
+    writes_lost: int = 0  # Not one sector of the write arrived.
+    writes_torn: int = 0  # Some sectors did, some did not.
+    files_lost: int = 0
+    files_back: int = 0
+    bytes_flipped: int = 0
+    full: int = 0
+    stalls: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Write:
+    offset: int
+    content: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class _Truncate:
+    size: int
+
+
+@dataclass(slots=True)
+class _File:
+    content: bytearray = field(default_factory=bytearray)
+    durable: bytes = b""
+    unsynced: list[_Write | _Truncate] = field(default_factory=list)
+
+    def write(self, offset: int, content: bytes) -> None:
+        _put(self.content, offset, content)
+        self.unsynced.append(_Write(offset, content))
+
+    def truncate(self, size: int) -> None:
+        _cut(self.content, size)
+        self.unsynced.append(_Truncate(size))
+
+    def sync(self) -> None:
+        if self.unsynced:
+            self.durable = bytes(self.content)
+            self.unsynced.clear()
+
+
+class CrashDisk:
+    """See the module's docstring. Close it: it holds a temporary folder and a registered VFS."""
+
+    def __init__(self, seed: int) -> None:
+        self.counts = DiskCounts()
+        self.syncs_lie = False
+        self.bytes_max: int | None = None
+        self.delay_s = 0.0  # How long `run` takes on the simulation's clock, beside stalls.
+        self.operations = 0  # Writes, syncs, truncations, removals and renames so far.
+        self.epoch = 0
+        self._random = random.Random(seed)  # noqa: S311 (a simulation's seed)
+        self._files: dict[Path, _File] = {}
+        self._durable_names: dict[Path, _File] = {}
+        self._folders: set[Path] = set()
+        self._locks: set[Path] = set()
+        self._crash_at: int | None = None
+        self._gone = False
+        self._resumed: trio.Event | None = None
+        memory = Path("/dev/shm")  # noqa: S108 (holds empty files and SQLite's shared memory, in a folder of our own)
+        self._scratch = Path(tempfile.mkdtemp(prefix="keycluster-disk-", dir=memory if memory.is_dir() else None))
+        self._anchors: dict[Path, Path] = {}
+        self._new_anchors()
+        self._vfs = _Vfs(self, f"keycluster-crash-{next(_numbers)}")
+
+    # The seam.
+
+    @property
+    def vfs(self) -> str | None:
+        return self._vfs.name
+
+    async def run(self, work: Callable[[], T]) -> T:
+        """Inline, so that the order of things is the scheduler's alone."""
+        await trio.sleep(self.delay_s)
+        while self._resumed is not None:
+            self.counts.stalls += 1
+            await self._resumed.wait()
+        return work()
+
+    def read(self, path: Path) -> bytes | None:
+        file = self._existing(path)
+        return None if file is None else bytes(file.content)
+
+    def replace(self, path: Path, content: bytes) -> None:
+        unfinished = path.with_name(path.name + ".new")
+        self.write_at(unfinished, 0, content)
+        self.rename(unfinished, path)
+
+    def write_at(self, path: Path, offset: int, content: bytes) -> None:
+        file = self.open_file(path)
+        if offset == 0 and file.content:
+            self.truncate_file(file, 0)
+        self.write_file(file, offset, content)
+
+    def read_at(self, path: Path, offset: int, count: int) -> bytes:
+        file = self._existing(path)
+        if file is None:
+            raise FileNotFoundError(path)
+        return bytes(file.content[offset : offset + count])
+
+    def size(self, path: Path) -> int:
+        file = self._existing(path)
+        return 0 if file is None else len(file.content)
+
+    def rename(self, old: Path, new: Path) -> None:
+        file = self._existing(old)
+        if file is None:
+            raise FileNotFoundError(old)
+        self.sync_file(file)
+        self._step()
+        self._files[new] = self._files.pop(old)
+        if not self.syncs_lie:
+            self._durable_names.pop(old, None)
+            self._durable_names[new] = file
+
+    def remove(self, path: Path) -> None:
+        self.remove_file(path, synced=True)
+
+    def make_folder(self, path: Path) -> None:
+        self._folders.update((path, *path.parents))
+
+    def list(self, path: Path) -> list[str]:
+        inside = [*self._files, *self._folders]
+        return sorted({name.name for name in inside if name.parent == path and name != path})
+
+    def lock(self, path: Path) -> Callable[[], None]:
+        if path in self._locks:
+            raise FolderInUse(f"{path.parent} is in use")
+        self._locks.add(path)
+        epoch = self.epoch
+
+        def unlock() -> None:
+            if epoch == self.epoch:
+                self._locks.discard(path)
+
+        return unlock
+
+    # Faults.
+
+    def crash(self) -> None:
+        """The machine stops and starts: what wasn't synced is kept, torn or lost by the seed; open files are dead."""
+        self.counts.crashes += 1
+        names = set(self._durable_names) | set(self._files)
+        survivors = {path: file for path in sorted(names) if (file := self._survivor(path)) is not None}
+        self._files = survivors
+        self._durable_names = dict(survivors)
+        self._locks.clear()
+        self._crash_at = None
+        self._gone = False
+        self._resumed = None
+        self.epoch += 1
+        self._new_anchors()
+
+    def crash_after(self, operations: int) -> None:
+        """The next `operations` go well, then all fail, until `crash` is called. The last one may or may not count."""
+        self._crash_at = self.operations + operations
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether `crash_after` has come true."""
+        return self._gone
+
+    def flip(self, path: Path, offset: int, mask: int = 0xFF) -> None:
+        """Bit rot: changes one byte where it lies."""
+        self.counts.bytes_flipped += 1
+        file = self._files[path]
+        require_synced = not file.unsynced
+        file.content[offset] ^= mask
+        if require_synced:
+            file.durable = bytes(file.content)
+
+    def stall(self) -> None:
+        """From now on `run` waits until `resume`."""
+        if self._resumed is None:
+            self._resumed = trio.Event()
+
+    def resume(self) -> None:
+        if self._resumed is not None:
+            self._resumed.set()
+            self._resumed = None
+
+    def files(self) -> dict[Path, bytes]:
+        """What readers would see now, by path."""
+        return {path: bytes(file.content) for path, file in sorted(self._files.items())}
+
+    def put(self, path: Path, content: bytes) -> None:
+        """Puts a file there as if it had always been: a copy from elsewhere, or from an hour ago."""
+        file = _File(bytearray(content), content)
+        self._files[path] = file
+        self._durable_names[path] = file
+
+    def close(self) -> None:
+        self._vfs.unregister()
+        shutil.rmtree(self._scratch, ignore_errors=True)
+
+    # What the VFS and the seam share.
+
+    def open_file(self, path: Path) -> _File:
+        """Made if it isn't there."""
+        self._check()
+        return self._files.setdefault(path, _File())
+
+    def exists(self, path: Path) -> bool:
+        return self._existing(path) is not None
+
+    def write_file(self, file: _File, offset: int, content: bytes) -> None:
+        self._step()
+        self.counts.writes += 1
+        grows = offset + len(content) - len(file.content)
+        if self.bytes_max is not None and grows > 0 and self._bytes_used() + grows > self.bytes_max:
+            self.counts.full += 1
+            raise OSError(28, "No space left on device")
+        file.write(offset, bytes(content))
+
+    def truncate_file(self, file: _File, size: int) -> None:
+        self._step()
+        file.truncate(size)
+
+    def sync_file(self, file: _File) -> None:
+        """Also makes the file's name durable, as SQLite and the seam sync the folder of a new file."""
+        try:
+            self._step()
+        except DiskGone:
+            if self._random.random() < 0.5:  # It was done; only the answer never came.
+                self._sync(file)
+            raise
+        self.counts.syncs += 1
+        if not self.syncs_lie:
+            self._sync(file)
+
+    def remove_file(self, path: Path, *, synced: bool) -> None:
+        self._check()
+        if path in self._files:
+            self._step()
+            del self._files[path]
+        if synced and not self.syncs_lie:
+            self._durable_names.pop(path, None)
+
+    def anchor(self, path: Path) -> Path:
+        """The empty real file that stands for a database where SQLite's own VFS keeps locks and shared memory."""
+        return self._anchors.setdefault(path, self._folder / f"{len(self._anchors)}.db")
+
+    def random_bytes(self, number: int) -> bytes:
+        return self._random.randbytes(number)
+
+    def time_ms(self) -> int:
+        return _JULIAN_START_MS + self.operations
+
+    def _sync(self, file: _File) -> None:
+        file.sync()
+        for path, present in self._files.items():
+            if present is file:
+                self._durable_names[path] = file
+
+    def _existing(self, path: Path) -> _File | None:
+        self._check()
+        return self._files.get(path)
+
+    def _check(self) -> None:
+        if self._gone:
+            raise DiskGone("the disk is gone")
+
+    def _step(self) -> None:
+        self._check()
+        self.operations += 1
+        if self._crash_at is not None and self.operations > self._crash_at:
+            self._gone = True
+            raise DiskGone("the disk is gone")
+
+    def _bytes_used(self) -> int:
+        return sum(len(file.content) for file in self._files.values())
+
+    def _new_anchors(self) -> None:
+        self._anchors.clear()
+        self._folder = self._scratch / str(self.epoch)
+        self._folder.mkdir()
+
+    def _survivor(self, path: Path) -> _File | None:
+        """What a crash leaves under this name."""
+        durable, present = self._durable_names.get(path), self._files.get(path)
+        if present is None:  # Removed, and the removal not synced.
+            if self._random.random() < 0.5:
+                return None
+            self.counts.files_back += 1
+        elif durable is not present and self._random.random() < 0.5:  # New, and its name not synced.
+            if durable is None:
+                self.counts.files_lost += 1
+            present = durable
+        file = present or durable
+        if file is None:
+            return None
+        content = self._torn(file)
+        return _File(bytearray(content), content)
+
+    def _torn(self, file: _File) -> bytes:
+        content = bytearray(file.durable)
+        writes = file.unsynced
+        way = self._random.choice(("nothing", "all", "beginning", "any"))
+        kept = {"nothing": 0, "beginning": self._random.randint(0, len(writes))}.get(way, len(writes))
+        for write in writes[:kept]:
+            self._arrive(content, write, torn=way == "any")
+        if kept and way == "beginning":  # The write that was under way.
+            for write in writes[kept : kept + 1]:
+                self._arrive(content, write, torn=True)
+        self.counts.writes_lost += len(writes[kept:])
+        return bytes(content)
+
+    def _arrive(self, content: bytearray, write: _Write | _Truncate, *, torn: bool) -> None:
+        if isinstance(write, _Truncate):
+            if not torn or self._random.random() < 0.5:
+                _cut(content, write.size)
+            return
+        parts = list(_sectors(write))
+        arrived = [part for part in parts if not torn or self._random.random() < 0.5]
+        self.counts.writes_lost += not arrived
+        self.counts.writes_torn += 0 < len(arrived) < len(parts)
+        for part in arrived:
+            _put(content, part.offset, part.content)
+
+
+class _Vfs(apsw.VFS):
+    """Gives SQLite the disk's files; inherits only what shared memory needs."""
+
+    def __init__(self, disk: CrashDisk, name: str) -> None:
+        self._disk = disk
+        self.name = name
+        super().__init__(name, base="")
+
+    def xOpen(self, name: str | apsw.URIFilename | None, flags: list[int]) -> apsw.VFSFile:  # noqa: N802
+        path = None if name is None else Path(name.filename() if isinstance(name, apsw.URIFilename) else name)
+        try:
+            if path is not None and not flags[0] & apsw.SQLITE_OPEN_CREATE and not self._disk.exists(path):
+                raise apsw.CantOpenError(f"no file {path}")
+            file = _File() if path is None else self._disk.open_file(path)
+        except OSError as error:
+            raise _sqlite_error(error) from error
+        flags[1] = flags[0]
+        delete = path if flags[0] & apsw.SQLITE_OPEN_DELETEONCLOSE else None
+        if path is not None and flags[0] & apsw.SQLITE_OPEN_MAIN_DB:
+            return _DatabaseFile(self._disk, file, path, flags)
+        return _PlainFile(self._disk, file, delete)  # type: ignore[return-value]  # Has all methods that SQLite asks for.
+
+    def xDelete(self, filename: str, syncdir: bool) -> None:  # noqa: N802
+        try:
+            self._disk.remove_file(Path(filename), synced=syncdir)
+        except OSError as error:
+            raise _sqlite_error(error) from error
+
+    def xAccess(self, pathname: str, flags: int) -> bool:  # noqa: N802
+        try:
+            return self._disk.exists(Path(pathname))
+        except OSError as error:
+            raise _sqlite_error(error) from error
+
+    def xFullPathname(self, name: str) -> str:  # noqa: N802
+        return name
+
+    def xRandomness(self, numbytes: int) -> bytes:  # noqa: N802
+        return self._disk.random_bytes(numbytes)
+
+    def xCurrentTimeInt64(self) -> int:  # noqa: N802
+        return self._disk.time_ms()
+
+    def xSleep(self, microseconds: int) -> int:  # noqa: N802
+        return microseconds
+
+
+class _Operations:
+    """Reads and writes of one open file. After a crash they all fail: the file handle's machine is no more."""
+
+    def __init__(self, disk: CrashDisk, file: _File) -> None:
+        self._disk = disk
+        self._file = file
+        self._epoch = disk.epoch
+
+    def read(self, amount: int, offset: int) -> bytes:
+        self._check()
+        return bytes(self._file.content[offset : offset + amount])
+
+    def write(self, content: bytes, offset: int) -> None:
+        self._check()
+        self._try(lambda: self._disk.write_file(self._file, offset, content))
+
+    def truncate(self, size: int) -> None:
+        self._check()
+        self._try(lambda: self._disk.truncate_file(self._file, size))
+
+    def sync(self) -> None:
+        self._check()
+        self._try(lambda: self._disk.sync_file(self._file))
+
+    def size(self) -> int:
+        self._check()
+        return len(self._file.content)
+
+    def _check(self) -> None:
+        if self._epoch != self._disk.epoch or self._disk.is_gone:
+            raise apsw.IOError("the disk is gone")
+
+    def _try(self, operation: Callable[[], None]) -> None:
+        try:
+            operation()
+        except OSError as error:
+            raise _sqlite_error(error) from error
+
+
+class _PlainFile:
+    """A WAL, a journal or a temporary file."""
+
+    def __init__(self, disk: CrashDisk, file: _File, delete_at_close: Path | None) -> None:
+        self._disk = disk
+        self._operations = _Operations(disk, file)
+        self._delete_at_close = delete_at_close
+
+    def xRead(self, amount: int, offset: int) -> bytes:  # noqa: N802
+        return self._operations.read(amount, offset)
+
+    def xWrite(self, data: bytes, offset: int) -> None:  # noqa: N802
+        self._operations.write(data, offset)
+
+    def xTruncate(self, newsize: int) -> None:  # noqa: N802
+        self._operations.truncate(newsize)
+
+    def xSync(self, flags: int) -> None:  # noqa: N802
+        self._operations.sync()
+
+    def xFileSize(self) -> int:  # noqa: N802
+        return self._operations.size()
+
+    def xClose(self) -> None:  # noqa: N802
+        if self._delete_at_close is not None:
+            self._disk.remove_file(self._delete_at_close, synced=False)
+
+    def xLock(self, level: int) -> None:  # noqa: N802
+        """Nobody else has it."""
+
+    def xUnlock(self, level: int) -> None:  # noqa: N802
+        """See `xLock`."""
+
+    def xCheckReservedLock(self) -> bool:  # noqa: N802
+        return False
+
+    def xFileControl(self, op: int, pointer: int) -> bool:  # noqa: N802
+        return False
+
+    def xSectorSize(self) -> int:  # noqa: N802
+        return SECTOR_BYTES
+
+    def xDeviceCharacteristics(self) -> int:  # noqa: N802
+        return apsw.SQLITE_IOCAP_POWERSAFE_OVERWRITE
+
+
+class _DatabaseFile(apsw.VFSFile):
+    """A database: its content is the disk's, its locks and shared memory are SQLite's own on the empty anchor file."""
+
+    def __init__(self, disk: CrashDisk, file: _File, path: Path, flags: list[int]) -> None:
+        self._operations = _Operations(disk, file)
+        anchored = [apsw.SQLITE_OPEN_MAIN_DB | apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE, 0]
+        super().__init__("", str(disk.anchor(path)), anchored)
+
+    def xRead(self, amount: int, offset: int) -> bytes:  # noqa: N802
+        return self._operations.read(amount, offset)
+
+    def xWrite(self, data: bytes, offset: int) -> None:  # noqa: N802
+        self._operations.write(data, offset)
+
+    def xTruncate(self, newsize: int) -> None:  # noqa: N802
+        self._operations.truncate(newsize)
+
+    def xSync(self, flags: int) -> None:  # noqa: N802
+        self._operations.sync()
+
+    def xFileSize(self) -> int:  # noqa: N802
+        return self._operations.size()
+
+    def xFileControl(self, op: int, pointer: int) -> bool:  # noqa: N802
+        return False
+
+    def xSectorSize(self) -> int:  # noqa: N802
+        return SECTOR_BYTES
+
+    def xDeviceCharacteristics(self) -> int:  # noqa: N802
+        return apsw.SQLITE_IOCAP_POWERSAFE_OVERWRITE
+
+
+def _sqlite_error(error: OSError) -> apsw.Error:
+    return apsw.FullError(str(error)) if error.errno == 28 else apsw.IOError(str(error))
+
+
+def _put(content: bytearray, offset: int, written: bytes) -> None:
+    if offset > len(content):
+        content.extend(bytes(offset - len(content)))
+    content[offset : offset + len(written)] = written
+
+
+def _cut(content: bytearray, size: int) -> None:
+    del content[size:]
+    content.extend(bytes(size - len(content)))
+
+
+def _sectors(write: _Write) -> list[_Write]:
+    """The write cut at multiples of 512 bytes of the file."""
+    parts = []
+    offset, end = write.offset, write.offset + len(write.content)
+    while offset < end:
+        until = min(end, (offset // SECTOR_BYTES + 1) * SECTOR_BYTES)
+        parts.append(_Write(offset, write.content[offset - write.offset : until - write.offset]))
+        offset = until
+    return parts
