@@ -19,7 +19,7 @@ from keycluster.cluster.types import AccountId, ClusterTime, LogIndex, Term, Wal
 from keycluster.node.access_keys import AccessKeySecret, check_access_key, generate_access_key, seal_access_key
 from keycluster.node.addresses import split_address
 from keycluster.node.config import ConfigError, NodeConfig
-from keycluster.node.making import making
+from keycluster.node.making import LOG_FOLDER, STATE_FOLDER, making
 from keycluster.node.pki import (
     Authority,
     AuthorityName,
@@ -160,9 +160,9 @@ def _create_stores(config: NodeConfig, founding: FoundRegion, keyring: Keyring, 
         Entry(FIRST_TERM, LogIndex(1), EntryKind.COMMAND, stamp(command, ClusterTime(now), 0)),
         Entry(FIRST_TERM, LogIndex(2), EntryKind.MEMBERSHIP, membership),
     )
-    log = LogStore.create(world.disk, config.data, keys)
+    log = LogStore.create(world.disk, config.data / LOG_FOLDER, keys)
     try:
         log.write(hard_state=HardState(FIRST_TERM, config.node), entries=entries)
     finally:
         log.close()
-    StateStore.create(world.disk, config.data, keys, membership=NO_MEMBERSHIP).close()
+    StateStore.create(world.disk, config.data / STATE_FOLDER, keys, membership=NO_MEMBERSHIP).close()

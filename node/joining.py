@@ -40,7 +40,7 @@ from keycluster.node.join_messages import (
     read_answer,
 )
 from keycluster.node.join_token import JoinToken
-from keycluster.node.making import making
+from keycluster.node.making import LOG_FOLDER, STATE_FOLDER, making
 from keycluster.node.pki import (
     CertificateRefused,
     check_issued,
@@ -257,6 +257,6 @@ def _pending_keys(config: NodeConfig, seal: Seal, world: World) -> PendingKeys:
 def _settle_in(config: NodeConfig, secrets: NodeSecrets, seal: Seal, world: World) -> None:
     keyring = secrets.keyring()
     keys = keyring.state_keys(keyring.newest)
-    LogStore.create(world.disk, config.data, keys).close()
-    StateStore.create(world.disk, config.data, keys, membership=NO_MEMBERSHIP).close()
+    LogStore.create(world.disk, config.data / LOG_FOLDER, keys).close()
+    StateStore.create(world.disk, config.data / STATE_FOLDER, keys, membership=NO_MEMBERSHIP).close()
     write_secrets(secrets, seal, data=config.data, disk=world.disk, entropy=world.entropy)

@@ -1,10 +1,16 @@
-"""A data folder while a node is being made in it, by `init` or by `join`.
+"""A node's data folder: what is where in it, and how it is made by `init` or by `join`.
+
+    node.sealed   the node's secrets under its seal (sealing.py)
+    log/ state/   the stores, each with a lock of its own
+    lock          held by whoever works in the folder: a node that runs, `init`, `join`
+    unfinished    only while a node is being made
+    join.sealed   only while a join waits for its answer
 
 The mark `unfinished` is written first and removed last. A folder that has it holds nothing that anybody was promised:
 the next try clears it away. A folder that holds a node without the mark is never touched.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,12 +19,10 @@ from keycluster.node.sealing import PENDING_NAME, SEALED_NAME
 
 MARK_NAME = "unfinished"
 LOCK_NAME = "lock"
-"""Held by whoever works in the folder: a node that runs, `init`, `join`."""
+LOG_FOLDER = "log"
+STATE_FOLDER = "state"
 
 MARK = b"keycluster init or join did not finish here: run it again\n"
-
-STORE_PREFIXES = ("log.db", "state.db")
-"""The stores' files: the databases and what SQLite and the stores put beside them."""
 
 
 class FolderTaken(Exception):
@@ -33,16 +37,17 @@ def making(data: Path, disk: Disk, *, keep_pending: bool) -> Iterator[None]:
     """
     disk.make_folder(data)
     try:
-        unlock = disk.lock(data / LOCK_NAME)
+        unlock = lock_data(data, disk)
     except FolderInUse as error:
         raise FolderTaken(str(error)) from None
     try:
-        remains = [name for name in disk.list(data) if name == SEALED_NAME or name.startswith(STORE_PREFIXES)]
+        remains = _remains(data, disk)
         if remains and not is_unfinished(data, disk):
-            raise FolderTaken(f"{data} holds a node already ({', '.join(remains)}): choose another folder")
+            found = ", ".join(str(path.relative_to(data)) for path in remains)
+            raise FolderTaken(f"{data} holds a node already ({found}): choose another folder")
         disk.replace(data / MARK_NAME, MARK)
-        for name in remains:
-            disk.remove(data / name)
+        for path in remains:
+            disk.remove(path)
         if not keep_pending:
             disk.remove(data / PENDING_NAME)
         yield
@@ -52,6 +57,17 @@ def making(data: Path, disk: Disk, *, keep_pending: bool) -> Iterator[None]:
         unlock()
 
 
+def lock_data(data: Path, disk: Disk) -> Callable[[], None]:
+    """Takes the folder for this process; what is returned gives it back. Raises `FolderInUse`."""
+    return disk.lock(data / LOCK_NAME)
+
+
 def is_unfinished(data: Path, disk: Disk) -> bool:
     """Whether a node was begun here and not finished: it must not start."""
     return disk.size(data / MARK_NAME) > 0
+
+
+def _remains(data: Path, disk: Disk) -> list[Path]:
+    stores = [data / folder / name for folder in (LOG_FOLDER, STATE_FOLDER) for name in disk.list(data / folder)]
+    sealed = data / SEALED_NAME
+    return [sealed, *stores] if disk.size(sealed) else stores
