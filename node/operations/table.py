@@ -1,4 +1,4 @@
-"""The operations of AWS's API that this node carries out, once, for both doors.
+"""The operations of AWS's API that this node carries out, once, for both doors. Operators' own are in `admin.py`.
 
 A row says all that a door has to know: the types, what the caller must be allowed, which way the request goes, what it
 costs, and what a node answers that can't know it is current. Source of the last one: the errors that the AWS KMS API
@@ -32,14 +32,13 @@ class Plane(Enum):
     DATA = "data"  # Answered at once from applied state, under the lease.
     READ = "read"  # Likewise, but the answer waits until what it saw is applied everywhere (rule L10).
     WRITE = "write"  # The handler makes a command; the answer is what applying it came to.
-    ADMIN = "admin"  # For operators, at the native door alone: admin.py has its own table.
 
 
 class Cost(Enum):
     """Whether a handler may run on the event loop (security.md, 12)."""
 
     QUICK = "quick"  # Tens of microseconds.
-    SLOW = "slow"  # Goes to a bounded thread, with a share per account.
+    SLOW = "slow"  # For bounded threads with a share per account. None yet: the first one brings them.
 
 
 Handler = Callable[[Room, Caller, Any], Any]
