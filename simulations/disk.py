@@ -7,7 +7,7 @@ a write harms no byte outside itself: what SQLite calls powersafe overwrite, and
 
 SQLite runs on it through a VFS written here, with randomness and time from the seed. Only shared memory and locks of
 a database come from SQLite's own VFS, on an empty file in a memory-backed folder, one folder between two crashes: so
-the connections of a node that crashed can't touch what the restarted one sees. All their operations fail.
+the connections of a node that crashed can't touch what the restarted one sees. What they still do goes nowhere.
 
 What else can go wrong, each a switch: syncs that do nothing (`syncs_lie`), a full disk (`bytes_max`), bit rot (`flip`),
 operations that stall (`stall`, `resume`), a crash in the midst of an operation (`crash_after`).
@@ -95,7 +95,7 @@ class CrashDisk:
         self.delay_s = 0.0  # How long `run` takes on the simulation's clock, beside stalls.
         self.operations = 0  # Writes, syncs, truncations, removals and renames so far.
         self.epoch = 0
-        self._random = random.Random(seed)  # noqa: S311 (a simulation's seed)
+        self._random = random.Random(seed)
         self._files: dict[Path, _File] = {}
         self._durable_names: dict[Path, _File] = {}
         self._folders: set[Path] = set()
@@ -106,14 +106,14 @@ class CrashDisk:
         memory = Path("/dev/shm")  # noqa: S108 (holds empty files and SQLite's shared memory, in a folder of our own)
         self._scratch = Path(tempfile.mkdtemp(prefix="keycluster-disk-", dir=memory if memory.is_dir() else None))
         self._anchors: dict[Path, Path] = {}
-        self._new_anchors()
-        self._vfs = _Vfs(self, f"keycluster-crash-{next(_numbers)}")
+        self._vfses: list[_Vfs] = []
+        self._start()
 
     # The seam.
 
     @property
     def vfs(self) -> str | None:
-        return self._vfs.name
+        return self._vfses[-1].name
 
     async def run(self, work: Callable[[], T]) -> T:
         """Inline, so that the order of things is the scheduler's alone."""
@@ -195,7 +195,7 @@ class CrashDisk:
         self._gone = False
         self._resumed = None
         self.epoch += 1
-        self._new_anchors()
+        self._start()
 
     def crash_after(self, operations: int) -> None:
         """The next `operations` go well, then all fail, until `crash` is called. The last one may or may not count."""
@@ -236,7 +236,8 @@ class CrashDisk:
         self._durable_names[path] = file
 
     def close(self) -> None:
-        self._vfs.unregister()
+        for vfs in self._vfses:
+            vfs.unregister()
         shutil.rmtree(self._scratch, ignore_errors=True)
 
     # What the VFS and the seam share.
@@ -316,10 +317,11 @@ class CrashDisk:
     def _bytes_used(self) -> int:
         return sum(len(file.content) for file in self._files.values())
 
-    def _new_anchors(self) -> None:
+    def _start(self) -> None:
         self._anchors.clear()
         self._folder = self._scratch / str(self.epoch)
         self._folder.mkdir()
+        self._vfses.append(_Vfs(self, f"keycluster-crash-{next(_numbers)}"))
 
     def _survivor(self, path: Path) -> _File | None:
         """What a crash leaves under this name."""
@@ -365,15 +367,18 @@ class CrashDisk:
 
 
 class _Vfs(apsw.VFS):
-    """Gives SQLite the disk's files; inherits only what shared memory needs."""
+    """Gives SQLite the disk's files; inherits only what shared memory needs. Each start of the machine has its own."""
 
     def __init__(self, disk: CrashDisk, name: str) -> None:
         self._disk = disk
+        self._epoch = disk.epoch
         self.name = name
         super().__init__(name, base="")
 
     def xOpen(self, name: str | apsw.URIFilename | None, flags: list[int]) -> apsw.VFSFile:  # noqa: N802
         path = None if name is None else Path(name.filename() if isinstance(name, apsw.URIFilename) else name)
+        if self._epoch != self._disk.epoch:
+            raise apsw.CantOpenError("this machine has crashed")
         try:
             if path is not None and not flags[0] & apsw.SQLITE_OPEN_CREATE and not self._disk.exists(path):
                 raise apsw.CantOpenError(f"no file {path}")
@@ -381,12 +386,13 @@ class _Vfs(apsw.VFS):
         except OSError as error:
             raise _sqlite_error(error) from error
         flags[1] = flags[0]
-        delete = path if flags[0] & apsw.SQLITE_OPEN_DELETEONCLOSE else None
         if path is not None and flags[0] & apsw.SQLITE_OPEN_MAIN_DB:
             return _DatabaseFile(self._disk, file, path, flags)
-        return _PlainFile(self._disk, file, delete)  # type: ignore[return-value]  # Has all methods that SQLite asks for.
+        return _PlainFile(self._disk, file)  # type: ignore[return-value]  # Has all methods that SQLite asks for.
 
     def xDelete(self, filename: str, syncdir: bool) -> None:  # noqa: N802
+        if self._epoch != self._disk.epoch:
+            return  # A dead node's connection tidies up: its WAL is another one's now.
         try:
             self._disk.remove_file(Path(filename), synced=syncdir)
         except OSError as error:
@@ -412,7 +418,11 @@ class _Vfs(apsw.VFS):
 
 
 class _Operations:
-    """Reads and writes of one open file. After a crash they all fail: the file handle's machine is no more."""
+    """Reads and writes of one open file. After a crash they go nowhere: the handle's machine is no more.
+
+    They don't fail either, since nobody is left to take an error: connections of a dead node are closed by the garbage
+    collector, at any time, so what they do must not even draw a random number.
+    """
 
     def __init__(self, disk: CrashDisk, file: _File) -> None:
         self._disk = disk
@@ -420,28 +430,30 @@ class _Operations:
         self._epoch = disk.epoch
 
     def read(self, amount: int, offset: int) -> bytes:
-        self._check()
+        self._is_dead()
         return bytes(self._file.content[offset : offset + amount])
 
     def write(self, content: bytes, offset: int) -> None:
-        self._check()
-        self._try(lambda: self._disk.write_file(self._file, offset, content))
+        if not self._is_dead():
+            self._try(lambda: self._disk.write_file(self._file, offset, content))
 
     def truncate(self, size: int) -> None:
-        self._check()
-        self._try(lambda: self._disk.truncate_file(self._file, size))
+        if not self._is_dead():
+            self._try(lambda: self._disk.truncate_file(self._file, size))
 
     def sync(self) -> None:
-        self._check()
-        self._try(lambda: self._disk.sync_file(self._file))
+        if not self._is_dead():
+            self._try(lambda: self._disk.sync_file(self._file))
 
     def size(self) -> int:
-        self._check()
+        self._is_dead()
         return len(self._file.content)
 
-    def _check(self) -> None:
-        if self._epoch != self._disk.epoch or self._disk.is_gone:
+    def _is_dead(self) -> bool:
+        dead = self._epoch != self._disk.epoch
+        if not dead and self._disk.is_gone:
             raise apsw.IOError("the disk is gone")
+        return dead
 
     def _try(self, operation: Callable[[], None]) -> None:
         try:
@@ -453,10 +465,8 @@ class _Operations:
 class _PlainFile:
     """A WAL, a journal or a temporary file."""
 
-    def __init__(self, disk: CrashDisk, file: _File, delete_at_close: Path | None) -> None:
-        self._disk = disk
+    def __init__(self, disk: CrashDisk, file: _File) -> None:
         self._operations = _Operations(disk, file)
-        self._delete_at_close = delete_at_close
 
     def xRead(self, amount: int, offset: int) -> bytes:  # noqa: N802
         return self._operations.read(amount, offset)
@@ -474,8 +484,7 @@ class _PlainFile:
         return self._operations.size()
 
     def xClose(self) -> None:  # noqa: N802
-        if self._delete_at_close is not None:
-            self._disk.remove_file(self._delete_at_close, synced=False)
+        """Temporary files have no name, so nothing is left of them."""
 
     def xLock(self, level: int) -> None:  # noqa: N802
         """Nobody else has it."""

@@ -124,10 +124,10 @@ def _ends_commit(bad: _Frame, running: Checksum, *, big: bool) -> bool:
     believed, unless a sector's end parts them from the salt: then they may be older than it.
     """
     s0, s1 = _checksum_undone(bad.stored, bad.page, big=big)
-    page_number = (s0 - running[0] - running[1]) & _MASK
-    commit_pages = (s1 - running[1] - s0) & _MASK
+    head = _TWO[big].pack((s0 - running[0] - running[1]) & _MASK, (s1 - running[1] - s0) & _MASK)
+    page_number, commit_pages = _PAIR.unpack(head)
     if bad.page_number == page_number:
-        return commit_pages != 0
+        return bool(commit_pages)
     return bad.commit_pages != 0 and (bad.offset + 8) % SECTOR_BYTES != 0
 
 
