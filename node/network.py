@@ -257,8 +257,17 @@ async def _connect(address: str) -> PlainStream:
     try:
         connected = await trio.open_tcp_stream(host, port)
     except OSError as error:
-        raise DialError(f"{address} does not answer: {error}") from error
+        raise DialError(f"{address} does not answer: {_reason(error)}") from error
     return PlainStream(socket.socket(fileno=connected.socket.detach()))
+
+
+def _reason(error: OSError) -> str:
+    """What went wrong at the last of a host's addresses: trio's own text says only that all of them failed."""
+    cause: BaseException = error.__cause__ or error
+    while isinstance(cause, BaseExceptionGroup):
+        cause = cause.exceptions[-1]
+    number = cause.errno if isinstance(cause, OSError) else None
+    return os.strerror(number) if number is not None and number > 0 else str(cause)  # Below 0: the resolver's.
 
 
 async def _listen(address: str) -> list[socket.socket]:
