@@ -39,7 +39,8 @@ class Member:
         now: Instant,
     ) -> None:
         config.validate()
-        membership.validate()
+        if membership.voters:  # Else a member whose log or snapshot is still to tell who belongs to the region.
+            membership.validate()
         self.node = node
         self.config = config
         self.outbox = Outbox()
