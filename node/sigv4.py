@@ -185,12 +185,6 @@ class Verifier(Generic[C]):
         return self._decoy_key[1]
 
 
-def signs_header(request: SignedRequest, name: bytes) -> bool:
-    """Whether the signature of a verified request covers that header."""
-    match = _AUTHORIZATION.fullmatch(request.headers.get(b"authorization", b""))
-    return match is not None and name in match[6].split(b";")
-
-
 def derive_signing_key(secret: bytes, day: bytes, region: bytes) -> bytes:
     """The key for one day (YYYYMMDD), region and this service."""
     key = b"AWS4" + secret
