@@ -12,7 +12,7 @@ from typing import Final
 from keycluster.cluster.keys.records import MemberRecord, MemberRole, MemberState
 from keycluster.cluster.types import NodeId
 
-SPREAD_AZS: Final = 3  # From this many AZs on, the loss of any one must leave a majority.
+SPREAD_AZS: Final = 3  # From this many AZs on, none may hold a majority.
 NO_CHANGE: Final[Mapping[NodeId, str | None]] = MappingProxyType({})
 LEAVING: Final = (MemberState.REMOVING, MemberState.REMOVED)
 
@@ -20,8 +20,9 @@ LEAVING: Final = (MemberState.REMOVING, MemberState.REMOVED)
 def is_spread(azs: Iterable[str]) -> bool:
     """Whether voters in these AZs (one entry a voter) are placed well.
 
-    With three or more AZs among them none holds a majority: the region outlives the loss of any one. With one or two
-    that can't be had, so nothing is asked.
+    With three or more AZs among them none holds a majority: none can decide alone, and with an odd number of voters the
+    region outlives the loss of any one. Of an even number an AZ may hold half, as on the way from three voters to five.
+    With one or two AZs that can't be had, so nothing is asked.
     """
     voters = Counter(azs)
     majority = voters.total() // 2 + 1

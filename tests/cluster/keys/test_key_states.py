@@ -1,4 +1,4 @@
-"""Operations × key states, as AWS documents them: the table, and the state machine that keeps to it."""
+"""Operations by key states, as AWS documents them: the table, and the state machine that keeps to it."""
 
 import pytest
 

@@ -1,9 +1,12 @@
 """Repeated requests: one effect, one answer, for as long as promised and no longer."""
 
+from itertools import pairwise
+
 import pytest
 
 from keycluster.cluster.keys import requests
 from keycluster.cluster.keys.commands import (
+    Caller,
     CreateAlias,
     DeactivateAccessKey,
     DisableKey,
@@ -13,7 +16,7 @@ from keycluster.cluster.keys.commands import (
 )
 from keycluster.cluster.keys.records import Table
 from keycluster.cluster.wire.operations import CreateKeyResponse
-from tests.key_machine import ACCOUNT, OPERATOR_KEY, KeyMachine, caller_of
+from tests.key_machine import OPERATOR_KEY, KeyMachine, caller_of
 
 ID = b"i" * 16
 HASH = b"h" * 32
@@ -110,7 +113,7 @@ def test_ticks_go_round_all_principals(monkeypatch: pytest.MonkeyPatch) -> None:
         machine.ok(Tick(), caller=machine.region_speaks)
         counts.append(remembered(machine))
     assert counts[-1] == 0
-    assert all(0 <= before - after <= 2 for before, after in zip(counts, counts[1:], strict=False))
+    assert all(0 <= before - after <= 2 for before, after in pairwise(counts))
 
 
 def test_busy_principals_older_requests_are_dropped_early_but_not_young_ones(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,7 +163,7 @@ def test_repeat_by_a_credential_that_was_deactivated_is_denied() -> None:
     [caller_of(access_key_id="AKIAUNKNOWN000000000"), caller_of(version=2), caller_of("210987654321", OPERATOR_KEY)],
     ids=["unknown key", "other version", "other account"],
 )
-def test_command_of_a_caller_who_is_not_its_credential_is_denied(caller: object) -> None:
+def test_command_of_a_caller_who_is_not_its_credential_is_denied(caller: Caller) -> None:
     """A command carries its caller, and `apply` looks the credential up again."""
     machine = KeyMachine()
     before = machine.rows()
@@ -168,4 +171,3 @@ def test_command_of_a_caller_who_is_not_its_credential_is_denied(caller: object)
     after = machine.rows()
     del before[Table.CLOCK], after[Table.CLOCK]
     assert after == before
-    assert ACCOUNT == machine.caller.account

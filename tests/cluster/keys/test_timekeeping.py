@@ -51,7 +51,7 @@ def test_wrong_clocks_that_jump_a_year_hold() -> None:
 
 
 def test_small_gains_are_forgiven_and_many_at_once_are_not() -> None:
-    """A second at each of a thousand elections over months is nothing; a thousand gains of ten seconds in a row hold."""
+    """A second at each of a thousand elections over months is nothing; many of ten seconds in a row hold."""
     assert not destruction_held(clock_after(*[(HOUR + SECOND, HOUR)] * 5000))
     assert destruction_held(clock_after(*[(11 * SECOND, SECOND)] * 400))
 
