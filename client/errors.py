@@ -4,6 +4,7 @@ KmsError                 a node's refusal, by AWS's names (cluster/wire/errors.p
 KeyClientError           what the client itself finds
 ├── DeadlineExceeded     no answer in the caller's time (also a TimeoutError); whether a change was made is not known
 ├── NodesUnreachable     no node of the region could be reached in the caller's time (also a ConnectionError)
+├── RequestTooLarge      a request that no node takes (also a ValueError): nothing was sent
 ├── NodeNotTrusted       who answered could not prove to be the node we meant: nothing was sent to it
 ├── ClientClosed         the client was used outside its `async with`
 └── EnvelopeError        a message that isn't one, isn't whole, or doesn't verify
@@ -62,6 +63,10 @@ class NodesUnreachable(KeyClientError, ConnectionError):
     """No node of the region could be reached within the caller's time; the request was sent to none."""
 
 
+class RequestTooLarge(KeyClientError, ValueError):
+    """The request doesn't fit into a frame; no operation's request within AWS's limits is that long."""
+
+
 class NodeNotTrusted(KeyClientError):
     """Who answered at a node's address doesn't know our secret, or is another node: nothing was asked of it."""
 
@@ -106,6 +111,7 @@ __all__ = [
     "NodeNotTrusted",
     "NodesUnreachable",
     "NotFoundException",
+    "RequestTooLarge",
     "SerializationException",
     "TagException",
     "ThrottlingException",
