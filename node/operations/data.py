@@ -253,7 +253,7 @@ def _check_usable(key: HotKey, algorithm: str | None, operation: str) -> None:
     record = key.record
     if record.state is not KeyState.ENABLED:
         check_state(operation, record.state, key.arn)
-    if record.spec != SYMMETRIC_DEFAULT or algorithm not in {None, SYMMETRIC_DEFAULT}:
+    if record.spec != SYMMETRIC_DEFAULT or (algorithm is not None and algorithm != SYMMETRIC_DEFAULT):
         raise InvalidKeyUsageException(
             f"Algorithm {algorithm or SYMMETRIC_DEFAULT} is incompatible with key spec {record.spec}."
         )

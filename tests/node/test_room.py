@@ -3,9 +3,19 @@
 import pytest
 
 from keycluster.cluster.keys.blob import parse_blob
+from keycluster.cluster.keys.commands import Caller
 from keycluster.cluster.keys.context import EMPTY_CONTEXT
 from keycluster.cluster.keys.hierarchy import Keyring
-from keycluster.cluster.keys.records import KeyState, Table, access_key_row, alias_row, key_row
+from keycluster.cluster.keys.records import (
+    AliasRecord,
+    KeyRecord,
+    KeyState,
+    Table,
+    access_key_row,
+    alias_row,
+    encode_record,
+    key_row,
+)
 from keycluster.cluster.types import KeyId
 from keycluster.cluster.wire.errors import (
     AccessDeniedException,
@@ -14,7 +24,7 @@ from keycluster.cluster.wire.errors import (
     NotFoundException,
 )
 from keycluster.node.room import CacheStatistics, HotCache, HotKey
-from tests.room_on_memory import ACCOUNT, OTHER_ACCOUNT, REGION, RoomOnMemory, key_arn
+from tests.room_on_memory import ACCOUNT, NOW, OTHER_ACCOUNT, REGION, RoomOnMemory, key_arn
 
 ABSENT = KeyId("11111111-2222-3333-4444-555555555555")
 
@@ -86,6 +96,39 @@ def test_key_that_was_written_is_read_anew(region: RoomOnMemory) -> None:
     assert region.room.hot_key(record.key_id) is not None
     region.room.invalidate([(Table.KEYS, key_row(record.key_id))])
     assert region.room.hot_key(record.key_id) is None
+
+
+def test_row_is_invalidated_by_its_table_s_number(region: RoomOnMemory) -> None:
+    """Whoever applies knows tables as numbers."""
+    record = region.add_key()
+    hot_key(region, record.key_id)
+    region.state.delete(Table.KEYS, key_row(record.key_id))
+    region.room.invalidate({(int(Table.KEYS), key_row(record.key_id))})
+    assert region.room.hot_key(record.key_id) is None
+
+
+def test_clear_forgets_what_aliases_meant(region: RoomOnMemory) -> None:
+    """A snapshot may have an alias on another key."""
+    one, two = region.add_key(), region.add_key()
+    region.add_alias("alias/a", one.key_id)
+    assert region.room.resolve("alias/a", region.caller(), action="kms:Encrypt").record == one
+    moved = AliasRecord(key_id=two.key_id, created=NOW, updated=NOW)
+    region.state.put(Table.ALIASES, alias_row(ACCOUNT, "alias/a"), encode_record(moved))
+    region.room.clear()
+    assert region.room.resolve("alias/a", region.caller(), action="kms:Encrypt").record == two
+
+
+def test_permission_is_asked_each_time(region: RoomOnMemory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That a name was resolved before is no permission: a withdrawn one is withdrawn at once."""
+    record = region.add_key()
+    region.room.resolve(record.key_id, region.caller(), action="kms:Encrypt")
+
+    def refuse(caller: Caller, action: str, key: KeyRecord | None) -> None:
+        raise AccessDeniedException(f"{caller.account} {action} {key.key_id if key else ''}")
+
+    monkeypatch.setattr("keycluster.node.room.authorise", refuse)
+    with pytest.raises(AccessDeniedException, match=f"{ACCOUNT} kms:Encrypt {record.key_id}"):
+        region.room.resolve(record.key_id, region.caller(), action="kms:Encrypt")
 
 
 def test_clear_forgets_keys_credentials_and_resolutions(region: RoomOnMemory) -> None:
