@@ -1,0 +1,98 @@
+"""How raft's membership follows the member rows, a step at a time."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from keycluster.cluster.keys.records import MemberRecord, MemberRole, MemberState
+from keycluster.cluster.raft.messages import Membership
+from keycluster.cluster.types import ClusterTime, NodeId
+from keycluster.node.membership import next_membership
+
+V, L = MemberRole.VOTER, MemberRole.LEARNER
+ACTIVE, JOINING, REMOVING = MemberState.ACTIVE, MemberState.JOINING, MemberState.REMOVING
+
+
+def row(node: str, *, az: str = "a", wanted: MemberRole = V, state: MemberState = ACTIVE) -> MemberRecord:
+    return MemberRecord(
+        node=NodeId(node),
+        az=az,
+        wanted=wanted,
+        identity_key=b"",
+        wrap_key=b"",
+        certificates=(),
+        peer_address="",
+        native_address="",
+        aws_address="",
+        state=state,
+        role=None,
+        admitted=ClusterTime(0),
+    )
+
+
+def members(voters: str, learners: str = "") -> Membership:
+    return Membership(
+        voters=tuple(map(NodeId, sorted(voters.split()))), learners=tuple(map(NodeId, sorted(learners.split())))
+    )
+
+
+def step(membership: Membership, *rows: MemberRecord, caught_up: str = "") -> Membership | None:
+    return next_membership(membership, {r.node: r for r in rows}, caught_up=frozenset(map(NodeId, caught_up.split())))
+
+
+def test_a_joining_node_comes_in_as_a_learner() -> None:
+    """Even one that is to vote: it catches up first (dissertation 4.2.1)."""
+    assert step(members("n1"), row("n1"), row("n2", state=JOINING), caught_up="n2") == members("n1", "n2")
+
+
+def test_a_learner_votes_once_it_has_caught_up() -> None:
+    """Not before, and only if it was admitted as a voter."""
+    rows = (row("n1"), row("n2", az="b"))
+    assert step(members("n1", "n2"), *rows) is None
+    assert step(members("n1", "n2"), *rows, caught_up="n2") == members("n1 n2")
+    assert step(members("n1", "n2"), row("n1"), row("n2", wanted=L), caught_up="n2") is None
+
+
+def test_a_node_that_is_removed_leaves_first() -> None:
+    """Removals go before additions: a node that is trusted no longer goes at once."""
+    rows = (row("n1"), row("n2", state=REMOVING), row("n3", state=JOINING))
+    assert step(members("n1 n2"), *rows) == members("n1")
+
+
+def test_the_last_voter_never_leaves() -> None:
+    """The region would end."""
+    assert step(members("n1"), row("n1", state=REMOVING)) is None
+
+
+def test_no_az_gets_a_majority_of_three() -> None:
+    """With three zones among the voters, a promotion that gives one a majority has to wait."""
+    rows = [row("n1", az="a"), row("n2", az="b"), row("n3", az="c"), row("n4", az="a"), row("n5", az="a")]
+    assert step(members("n1 n2 n3 n4", "n5"), *rows, caught_up="n5") is None
+
+
+@given(st.data())
+def test_steps_end_where_the_rows_point(data: st.DataObject) -> None:
+    """Whatever the rows ask for, steps come to an end, and there nobody waits who could be moved."""
+    names = [NodeId(f"n{number}") for number in range(1, 7)]
+    rows = {
+        name: row(
+            name,
+            az=data.draw(st.sampled_from("abc")),
+            wanted=data.draw(st.sampled_from([V, L])),
+            state=data.draw(st.sampled_from([ACTIVE, JOINING, REMOVING])),
+        )
+        for name in names
+    }
+    rows[names[0]] = row(names[0], az="a")
+    membership = Membership(voters=(names[0],))
+    for _ in range(20):
+        following = next_membership(membership, rows, caught_up=frozenset(names))
+        if following is None:
+            break
+        following.validate()
+        assert following != membership
+        membership = following
+    else:
+        pytest.fail("the steps don't end")
+    assert set(membership.members) == {n for n in names if rows[n].state is not REMOVING}
+    assert all(rows[node].wanted is V for node in membership.voters)
