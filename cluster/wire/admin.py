@@ -60,6 +60,9 @@ class IssueJoinTokenResponse(Shape, frozen=True, kw_only=True):
     """Shown once: whoever has it may add one node, within the hour."""
     expires: UnixSeconds
 
+    def __repr__(self) -> str:
+        return f"IssueJoinTokenResponse(expires={self.expires})"
+
 
 class RemoveNodeRequest(Shape, frozen=True, kw_only=True):
     node_id: NodeIdText
@@ -89,6 +92,9 @@ class CreateAccessKeyResponse(Shape, frozen=True, kw_only=True):
     secret_access_key: str
     """Shown once."""
     account: str
+
+    def __repr__(self) -> str:
+        return f"CreateAccessKeyResponse(access_key_id={self.access_key_id!r}, account={self.account!r})"
 
 
 class DeactivateAccessKeyRequest(Shape, frozen=True, kw_only=True):

@@ -18,7 +18,19 @@ UnixSeconds = float  # Seconds since 1970-01-01 UTC, as AWS's JSON protocol send
 
 
 class Shape(Struct, frozen=True, omit_defaults=True, rename="pascal"):
-    """What every request, response and nested structure is: immutable, absent members left out."""
+    """What every request, response and nested structure is: immutable, absent members left out.
+
+    Its `repr` says of bytes only how many they are: plaintext, data keys and random bytes are among them.
+    """
+
+    def __repr__(self) -> str:
+        members = ((name, getattr(self, name)) for name in self.__struct_fields__)
+        shown = (f"{name}={_shown(value)}" for name, value in members if value is not None)
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+
+def _shown(value: object) -> str:
+    return f"<{len(value)} bytes>" if isinstance(value, bytes) else repr(value)
 
 
 PolicyText = Annotated[str, Length(1, 131072), Pattern(r"[\u0009\u000A\u000D\u0020-\u00FF]+")]
