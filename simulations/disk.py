@@ -68,7 +68,7 @@ class _Truncate:
 @dataclass(slots=True)
 class _File:
     content: bytearray = field(default_factory=bytearray)
-    durable: bytes = b""
+    durable: bytearray = field(default_factory=bytearray)
     unsynced: list[_Write | _Truncate] = field(default_factory=list)
 
     def write(self, offset: int, content: bytes) -> None:
@@ -80,9 +80,12 @@ class _File:
         self.unsynced.append(_Truncate(size))
 
     def sync(self) -> None:
-        if self.unsynced:
-            self.durable = bytes(self.content)
-            self.unsynced.clear()
+        for write in self.unsynced:  # Not a copy of the content: files are large, writes small.
+            if isinstance(write, _Write):
+                _put(self.durable, write.offset, write.content)
+            else:
+                _cut(self.durable, write.size)
+        self.unsynced.clear()
 
 
 class CrashDisk:
@@ -210,10 +213,9 @@ class CrashDisk:
         """Bit rot: changes one byte where it lies."""
         self.counts.bytes_flipped += 1
         file = self._files[path]
-        require_synced = not file.unsynced
         file.content[offset] ^= mask
-        if require_synced:
-            file.durable = bytes(file.content)
+        if offset < len(file.durable):
+            file.durable[offset] ^= mask
 
     def stall(self) -> None:
         """From now on `run` waits until `resume`."""
@@ -231,7 +233,7 @@ class CrashDisk:
 
     def put(self, path: Path, content: bytes) -> None:
         """Puts a file there as if it had always been: a copy from elsewhere, or from an hour ago."""
-        file = _File(bytearray(content), content)
+        file = _File(bytearray(content), bytearray(content))
         self._files[path] = file
         self._durable_names[path] = file
 
@@ -340,7 +342,7 @@ class CrashDisk:
         content = self._torn(file)
         return _File(bytearray(content), content)
 
-    def _torn(self, file: _File) -> bytes:
+    def _torn(self, file: _File) -> bytearray:
         content = bytearray(file.durable)
         writes = file.unsynced
         way = self._random.choice(("nothing", "all", "beginning", "any"))
@@ -351,7 +353,7 @@ class CrashDisk:
             for write in writes[kept : kept + 1]:
                 self._arrive(content, write, torn=True)
         self.counts.writes_lost += len(writes[kept:])
-        return bytes(content)
+        return content
 
     def _arrive(self, content: bytearray, write: _Write | _Truncate, *, torn: bool) -> None:
         if isinstance(write, _Truncate):

@@ -73,10 +73,15 @@ class SnapshotRefused(StoreError):
         self.path = path
 
 
-def translated(error: apsw.Error, path: Path) -> Exception:
-    """The store's error for one of SQLite's."""
+READ_ERRORS = (apsw.Error, UnicodeDecodeError)  # The second where a blob's type was changed into text.
+
+
+def translated(error: Exception, path: Path) -> Exception:
+    """The store's error for one of `READ_ERRORS`."""
     if isinstance(error, _PROGRAM_ERRORS):
         return error
+    if isinstance(error, UnicodeDecodeError):
+        return StoreDamaged(path, "a value has another type than was written")
     what = f"{type(error).__name__}: {error}"
     return StoreFailed(path, what) if isinstance(error, _DISK_ERRORS) else StoreDamaged(path, what)
 
@@ -86,5 +91,5 @@ def store_errors(path: Path) -> Iterator[None]:
     """Turns SQLite's errors inside into the store's."""
     try:
         yield
-    except apsw.Error as error:
+    except READ_ERRORS as error:
         raise translated(error, path) from error

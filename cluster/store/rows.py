@@ -5,6 +5,7 @@ nothing here. What a row's MAC can't tell, that a row is missing, an old one bac
 tells when the whole database is checked: at every start, and in a snapshot before it is installed.
 """
 
+import struct
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import msgspec
 from keycluster.cluster.raft.messages import Membership, SnapshotMeta
 from keycluster.cluster.store.authentication import SET_MODULUS_MASK, NotAuthentic, StateAuthentication
 from keycluster.cluster.store.database import Schema, check_schema
-from keycluster.cluster.store.errors import StoreDamaged, translated
+from keycluster.cluster.store.errors import READ_ERRORS, StoreDamaged, translated
 from keycluster.cluster.types import LogIndex, NodeId, Term
 
 SCHEMA = Schema(
@@ -25,6 +26,8 @@ SCHEMA = Schema(
         " WITHOUT ROWID",
     )
 )
+
+_NOT_OURS = (NotAuthentic, TypeError, struct.error)  # Also where a value has another type, or is out of range.
 
 _GET = "SELECT record FROM rows WHERE tab = ? AND key = ?"
 _SCAN = "SELECT key, record FROM rows WHERE tab = ? AND key >= ? ORDER BY key LIMIT ?"
@@ -92,13 +95,13 @@ class RowReader:
     def _select(self, statement: str, values: Sequence[int | bytes]) -> list[Any]:
         try:
             return self._cursor.execute(statement, values).fetchall()
-        except apsw.Error as error:
+        except READ_ERRORS as error:
             raise translated(error, self._path) from error
 
     def _open(self, table: int, key: bytes, record: bytes) -> bytes:
         try:
             return self._authentication.open_row(table, key, record)
-        except (NotAuthentic, TypeError) as error:
+        except _NOT_OURS as error:
             raise StoreDamaged(self._path, f"a row of table {table} is not authentic ({error})") from None
 
 
@@ -111,7 +114,7 @@ def verify_state(connection: apsw.Connection, path: Path, authentication: StateA
         try:
             value = authentication.open_row(table, key, record)
             total += authentication.set_term(table, key, value)
-        except (NotAuthentic, TypeError, ValueError) as error:
+        except _NOT_OURS as error:
             raise StoreDamaged(path, f"a row of table {table} is not authentic ({error})") from None
     total &= SET_MODULUS_MASK
     try:
