@@ -36,7 +36,7 @@ from keycluster.cluster.types import AccountId, KeyId, NodeId
 from keycluster.cluster.wire.errors import KeyUnavailableException, KMSInternalException
 from keycluster.node.consensus import Consensus
 
-CACHE_BYTES_MAX = 32 * 1024 * 1024  # Some 8,000 keys in use at once; a region may have any number more.
+CACHE_BYTES_MAX = 32 * 1024 * 1024  # Some 10,000 keys in use at once; a region may have any number more.
 RESOLUTIONS_MAX = 4_096
 RESOLUTION_CHARS_MAX = 400  # Longer than any ARN of ours: what is longer names nothing that exists.
 

@@ -9,7 +9,9 @@ form and one form one map; an empty map is the same as none at all.
 import struct
 from collections.abc import Mapping
 
-CONTEXT_BYTES_MAX = 8_192  # Of the canonical form. AWS's own cap is on its serialised context, at the same size.
+# Of the canonical form: a bound on what is hashed, matched by policies and recorded. AWS's
+# reference states none.
+CONTEXT_BYTES_MAX = 8_192
 EMPTY_CONTEXT = b"\x00\x00"
 
 _LENGTH = struct.Struct(">H")
