@@ -184,7 +184,8 @@ class Region:
         tried_all = len(tries.failed_at) >= len(tries.nodes)
         if tried_all or tries.was_throttled:
             tries.pause_seconds = decorrelated(tries.pause_seconds, PAUSE_SECONDS_MIN, PAUSE_SECONDS_MAX, self._jitter)
-            if self._clock() + tries.pause_seconds >= tries.deadline:
+            no_time_left = self._clock() + tries.pause_seconds >= tries.deadline
+            if no_time_left or self._are_all_strangers(tries):
                 self._raise_outcome(tries, operation)
             await anyio.sleep(tries.pause_seconds)
             tries.was_throttled = False
@@ -200,9 +201,14 @@ class Region:
             raise tries.last_error
         troubles = {node.address.node: node.trouble for node in tries.nodes if node.trouble is not None}
         text = "; ".join(f"{name}: {trouble}" for name, trouble in sorted(troubles.items()))
-        if troubles and all(isinstance(trouble, NodeNotTrusted) for trouble in troubles.values()):
+        if self._are_all_strangers(tries):
             raise NodeNotTrusted(text)
         raise NodesUnreachable(f"no node of {self._endpoints.region} could be reached ({text or 'no answer yet'})")
+
+    @staticmethod
+    def _are_all_strangers(tries: _Tries) -> bool:
+        """Whether another round is of no use: no node could prove who it is."""
+        return all(node.connection is None and isinstance(node.trouble, NodeNotTrusted) for node in tries.nodes)
 
     # Connecting.
 

@@ -65,9 +65,11 @@ class SecureStream:
                 await self.flush()
                 if not await self._fetch():
                     raise StreamBroken("the other side hung up during the TLS handshake") from None
-            except ssl.SSLCertVerificationError as error:
-                raise NodeNotTrusted(f"its certificate isn't the region's: {error.verify_message}") from error
             except ssl.SSLError as error:
+                with contextlib.suppress(StreamBroken):
+                    await self.flush()  # The alert, by which the other side knows why.
+                if isinstance(error, ssl.SSLCertVerificationError):
+                    raise NodeNotTrusted(f"its certificate isn't the region's: {error.verify_message}") from error
                 raise StreamBroken(f"TLS failed: {error.reason}") from error
             else:
                 await self.flush()

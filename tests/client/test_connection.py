@@ -1,0 +1,350 @@
+"""One connection: shared frames, replies in any order, bounds, deadlines, cancellation and silence."""
+
+import random
+
+import anyio
+import msgspec
+import pytest
+
+from keycluster import errors
+from keycluster.client import connection as connection_module
+from keycluster.cluster.wire import frames
+
+
+def hold_with(fake):
+    def hold(request):
+        raise fake.Hold
+
+    return hold
+
+
+async def encrypt_many(client, count, answers=None, **options):
+    """`count` calls at the same time, each with a plaintext of its own; its answer has to be its own too."""
+
+    async def one(number):
+        plaintext = b"%d" % number
+        answer = await client.encrypt(key_id="k", plaintext=plaintext, **options)
+        assert answer.ciphertext_blob == b"sealed:" + plaintext
+        if answers is not None:
+            answers.append(number)
+
+    async with anyio.create_task_group() as group:
+        for number in range(count):
+            group.start_soon(one, number)
+
+
+def test_concurrent_calls_share_frames(run, region_of):
+    """64 calls made together arrive in one frame, and so do those that their answers set off."""
+
+    async def body():
+        async with region_of(1) as region, region.client() as client:
+            node = region.nodes[0]
+            await encrypt_many(client, 64)
+            assert [len(batch) for batch in node.batches] == [64]
+            node.batches.clear()
+
+            async def ten_in_a_row():
+                for _ in range(10):
+                    await client.encrypt(key_id="k", plaintext=b"x")
+
+            async with anyio.create_task_group() as group:
+                for _ in range(64):
+                    group.start_soon(ten_in_a_row)
+            assert len(node.requests) == 640
+            assert len(node.batches) <= 40
+
+    run(body)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_replies_in_any_order_reach_their_callers(run, region_of, fake, seed):
+    """Whatever the order of replies, and with unknown numbers among them, each caller gets its own."""
+
+    async def body():
+        shuffle = random.Random(seed)
+        async with region_of(1) as region, region.client() as client:
+            node = region.nodes[0]
+            node.handler = hold_with(fake)
+            answers: list[int] = []
+            async with anyio.create_task_group() as group:
+                group.start_soon(encrypt_many, client, 30, answers)
+                await fake.until(lambda: len(node.held) == 30)
+                stream, _ = node.held[0]
+                strays = [frames.Reply(2**31, False, {}), frames.Reply(77_777, True, {})]
+                await stream.send(frames.encode_replies(strays))
+                await node.release(lambda held: shuffle.sample(held, len(held)))
+            assert sorted(answers) == list(range(30))
+
+    run(body)
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [(4, 1024), (1024, 4)])
+def test_calls_in_flight_are_bounded(run, region_of, fake, ours, theirs):
+    """No more requests are out than the client's limit or the node's allows; the rest waits and goes out in turn."""
+
+    async def body():
+        async with region_of(1) as region:
+            node = region.nodes[0]
+            node.welcome["requests_in_flight_max"] = theirs
+            node.handler = hold_with(fake)
+            async with region.client(in_flight_max=ours) as client, anyio.create_task_group() as group:
+                group.start_soon(encrypt_many, client, 20)
+                for _ in range(5):
+                    await fake.until(lambda: len(node.held) >= 4)
+                    assert len(node.held) == 4
+                    await node.release()
+
+    run(body)
+
+
+def test_frames_stay_within_the_nodes_limit(run, region_of):
+    """Large requests are spread over frames that the node takes; one that fits in none is refused here."""
+
+    async def body():
+        async with region_of(1) as region:
+            node = region.nodes[0]
+            node.welcome["frame_bytes_max"] = 20_000
+            async with region.client() as client:
+                async with anyio.create_task_group() as group:
+                    for _ in range(20):
+                        group.start_soon(lambda: client.encrypt(key_id="k", plaintext=bytes(4000)))
+                assert len(node.requests) == 20
+                assert max(len(batch) for batch in node.batches) == 4
+                with pytest.raises(errors.RequestTooLarge, match="is the limit"):
+                    await client.encrypt(key_id="k", plaintext=bytes(20_000))
+                await client.encrypt(key_id="k", plaintext=bytes(19_500))
+
+    run(body)
+
+
+def test_arguments_that_cannot_be_said_fail_at_their_caller(run, region_of):
+    """A value of a type that has no encoding is an error of that call; others on the connection don't notice."""
+
+    async def body():
+        async with region_of(1) as region, region.client() as client:
+            with pytest.raises(TypeError):
+                await client.encrypt(key_id="k", plaintext=object())
+            with pytest.raises(TypeError, match="a list is needed"):
+                await client.untag_resource(key_id="k", tag_keys="Name")
+            with pytest.raises(UnicodeEncodeError):
+                await client.encrypt(key_id="\ud800", plaintext=b"x")
+            await encrypt_many(client, 3)
+
+    run(body)
+
+
+# Time.
+
+
+def test_call_ends_at_its_deadline(run, region_of, fake):
+    """A call without an answer ends when its time is over, and a change says that it may have been made."""
+
+    async def body():
+        async with region_of(1) as region, region.client(timeout=0.3) as client:
+            region.nodes[0].handler = hold_with(fake)
+            start = anyio.current_time()
+            with pytest.raises(errors.DeadlineExceeded, match=r"Encrypt within its time$"):
+                await client.encrypt(key_id="k", plaintext=b"x")
+            with pytest.raises(errors.DeadlineExceeded, match="may have been made"):
+                await client.create_key(timeout=0.1)
+            assert 0.4 <= anyio.current_time() - start < 1.0
+            first, second = region.nodes[0].requests
+            assert 250 <= first.deadline_ms <= 300
+            assert 50 <= second.deadline_ms <= 100
+
+    run(body)
+
+
+def test_sooner_deadline_among_later_ones_is_kept(run, region_of, fake):
+    """A short call behind long ones ends in its own time, and the long ones go on."""
+
+    async def body():
+        async with region_of(1) as region, region.client() as client, anyio.create_task_group() as group:
+            node = region.nodes[0]
+            node.handler = hold_with(fake)
+            group.start_soon(encrypt_many, client, 5)
+            await fake.until(lambda: len(node.held) == 5)
+            with pytest.raises(errors.DeadlineExceeded):
+                await client.encrypt(key_id="k", plaintext=b"x", timeout=0.05)
+            assert len(node.held) == 6
+            await node.release()
+
+    run(body)
+
+
+def test_very_long_timeout_is_told_as_the_longest_there_is(run, region_of):
+    """The node's bound on deadlines is kept, however long the caller would wait."""
+
+    async def body():
+        async with region_of(1) as region, region.client() as client:
+            await client.encrypt(key_id="k", plaintext=b"x", timeout=1e9)
+            assert region.nodes[0].requests[0].deadline_ms == frames.DEADLINE_MS_MAX
+
+    run(body)
+
+
+def test_cancelled_call_is_given_up_and_its_late_answer_dropped(run, region_of, fake):
+    """A cancel scope ends a call at once; the answer that comes later disturbs nobody."""
+
+    async def body():
+        async with region_of(1) as region, region.client() as client:
+            node = region.nodes[0]
+            node.handler = hold_with(fake)
+            with anyio.move_on_after(0.05) as scope:
+                await client.encrypt(key_id="k", plaintext=b"x")
+            assert scope.cancelled_caught
+            node.handler = fake.echo
+            await node.release()
+            await encrypt_many(client, 3)
+            assert node.log_ins == 1
+
+    run(body)
+
+
+def test_call_cancelled_before_it_was_sent_is_not_sent(run, region_of, fake):
+    """What waits for a place in flight and is cancelled meanwhile never reaches the node."""
+
+    async def body():
+        async with region_of(1) as region, region.client(in_flight_max=1) as client:
+            node = region.nodes[0]
+            node.handler = hold_with(fake)
+            async with anyio.create_task_group() as group:
+                group.start_soon(encrypt_many, client, 1)
+                await fake.until(lambda: node.held)
+                with anyio.move_on_after(0.05):
+                    await client.create_key()
+                node.handler = fake.echo
+                await node.release()
+            await encrypt_many(client, 1)
+            assert [request.operation for request in node.requests] == ["Encrypt", "Encrypt"]
+
+    run(body)
+
+
+def test_given_up_calls_count_as_in_flight_until_answered(run, region_of, fake):
+    """Calls that timed out still burden the node: no more than the limit are out in all."""
+
+    async def body():
+        async with region_of(1) as region, region.client(in_flight_max=3) as client:
+            node = region.nodes[0]
+            node.handler = hold_with(fake)
+            for _ in range(5):
+                with pytest.raises(errors.DeadlineExceeded):
+                    await client.encrypt(key_id="k", plaintext=b"x", timeout=0.03)
+            assert len(node.requests) == 3
+            node.handler = fake.echo
+            await node.release()
+            await encrypt_many(client, 3)
+
+    run(body)
+
+
+def test_refusal_is_not_hidden_by_the_deadline(run, region_of, fake):
+    """A read that was refused and then not answered raises the refusal; a change says that nobody knows."""
+
+    async def body():
+        async with region_of(2) as region, region.client() as client:
+            first, second = region.nodes
+            first.handler = lambda request: errors.KeyUnavailableException("no lease")
+            second.handler = hold_with(fake)
+            with pytest.raises(errors.KeyUnavailableException, match="no lease"):
+                await client.describe_key(key_id="k", timeout=0.1)
+            first.handler = lambda request: errors.KMSInternalException("no leader")
+            await fake.until(lambda: client._region.find("node-1")[0].is_usable(anyio.current_time()))
+            client._region.find("node-1")[0].mark_answered()
+            with pytest.raises(errors.DeadlineExceeded, match="may have been made") as caught:
+                await client.create_key(timeout=0.1)
+            assert isinstance(caught.value.__cause__, errors.KMSInternalException)
+
+    run(body)
+
+
+def test_silent_node_is_left_for_another(run, region_of, fake, monkeypatch):
+    """A node that says nothing while calls wait is asked for a sign of life and then given up: others answer."""
+
+    async def body():
+        monkeypatch.setattr(connection_module, "WATCH_SECONDS", 0.05)
+        monkeypatch.setattr(connection_module, "SILENCE_SECONDS_MAX", 0.1)
+        async with region_of(2) as region, region.client() as client:
+            region.nodes[0].handler = hold_with(fake)  # Holds the question for a sign of life too.
+            start = anyio.current_time()
+            await encrypt_many(client, 5)
+            assert anyio.current_time() - start < 2
+            signs = [request for batch in region.nodes[0].batches for request in batch][5:]
+            assert [request.operation for request in signs] == ["NodeStatus"]
+
+    run(body)
+
+
+def test_node_that_gives_signs_of_life_may_take_its_time(run, region_of, fake, monkeypatch):
+    """A slow answer is waited for as long as the node answers the question for a sign of life, with a refusal even."""
+
+    async def body():
+        monkeypatch.setattr(connection_module, "WATCH_SECONDS", 0.02)
+        monkeypatch.setattr(connection_module, "SILENCE_SECONDS_MAX", 0.04)
+        async with region_of(2) as region, region.client() as client:
+            node = region.nodes[0]
+
+            def slow(request):
+                if request.operation == "NodeStatus":
+                    return errors.AccessDeniedException("not an operator")
+                raise fake.Hold
+
+            node.handler = slow
+            async with anyio.create_task_group() as group:
+                group.start_soon(encrypt_many, client, 1)
+                await fake.until(lambda: sum(len(batch) for batch in node.batches) >= 6)
+                await node.release()
+            assert region.nodes[1].requests == []
+
+    run(body)
+
+
+def test_reply_about_the_connection_ends_it(run, region_of, fake):
+    """A reply with number 0 says why the node closes: calls that wait are made elsewhere."""
+
+    async def body():
+        async with region_of(2) as region, region.client() as client:
+            first = region.nodes[0]
+            first.handler = hold_with(fake)
+            async with anyio.create_task_group() as group:
+                group.start_soon(encrypt_many, client, 2)
+                await fake.until(lambda: len(first.held) == 2)
+                stream, _ = first.held[0]
+                await stream.send(frames.encode_replies([first.reply(0, errors.ThrottlingException("full"))]))
+            assert len(region.nodes[1].requests) == 2
+
+    run(body)
+
+
+def test_numbers_start_again_past_the_last_and_skip_those_in_flight(run, region_of, fake):
+    """Request numbers stay within 32 bits and no two calls in flight share one."""
+
+    async def body():
+        async with region_of(1) as region, region.client() as client:
+            node = region.nodes[0]
+            node.handler = hold_with(fake)
+            connection = client._region.find("node-1")[0].connection
+            async with anyio.create_task_group() as group:
+                group.start_soon(encrypt_many, client, 2)
+                await fake.until(lambda: len(node.held) == 2)
+                connection._last_number = 2**32 - 2
+                group.start_soon(encrypt_many, client, 2)
+                await fake.until(lambda: len(node.held) == 4)
+                await node.release()
+            assert [request.id for request in node.requests] == [1, 2, 2**32 - 1, 3]
+
+    run(body)
+
+
+def test_inputs_are_encoded_once_and_as_the_wire_says(run, region_of):
+    """What goes out is a map with AWS's names, members that weren't given left out."""
+
+    async def body():
+        async with region_of(1) as region, region.client() as client:
+            await client.describe_key(key_id="alias/a")
+            request = region.nodes[0].requests[0]
+            assert request.operation == "DescribeKey"
+            assert msgspec.msgpack.decode(request.input) == {"KeyId": "alias/a"}
+
+    run(body)
