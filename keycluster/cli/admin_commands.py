@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import trio
 from keycluster import KeyClient, errors
 from keycluster.cli.connection import add_connection_options, endpoints_file, read_json, with_client
 from keycluster.cli.output import CommandFailed, Output, when
+from keycluster.client.endpoints import read_endpoints
 from keycluster.cluster.wire.admin import NodeStatusResponse
 
 STATUS_S_MAX = 3.0
@@ -88,9 +90,11 @@ async def _ask_all(path: Path, nodes: list[tuple[str, str]]) -> dict[tuple[str, 
 
     async def ask(region: str, node: str) -> None:
         try:
-            async with KeyClient.from_endpoints(path, region=region, nodes=[node]) as client:
-                answers[region, node] = await client.node_status(timeout=STATUS_S_MAX)
-        except* (errors.KmsError, errors.KeyClientError):
+            all_nodes = read_endpoints(path, region)
+            only = tuple(address for address in all_nodes.nodes if address.node == node)
+            async with KeyClient(replace(all_nodes, nodes=only), timeout=STATUS_S_MAX) as client:
+                answers[region, node] = await client.node_status()
+        except (errors.KmsError, errors.KeyClientError):
             pass  # It stays None: it does not answer.
 
     async with trio.open_nursery() as nursery:
@@ -151,14 +155,11 @@ def _remove(options: argparse.Namespace, output: Output) -> None:
 
 
 def _transfer(options: argparse.Namespace, output: Output) -> None:
-    path = endpoints_file(options)
-
     async def act(client: KeyClient) -> str | None:
         leader = (await client.node_status(timeout=options.timeout)).leader
         if leader is None:
             raise CommandFailed("nobody leads at the moment")
-        async with KeyClient.from_endpoints(path, region=options.region, nodes=[leader]) as at_leader:
-            await at_leader.transfer_leadership(node_id=options.node, timeout=options.timeout)
+        await client.at(leader).transfer_leadership(node_id=options.node, timeout=options.timeout)
         with trio.move_on_after(options.timeout):
             while (now := (await client.node_status()).leader) in (leader, None):
                 await trio.sleep(0.05)

@@ -15,13 +15,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from keycluster import KeyClient
+from keycluster import KeyClient, Suite
 from keycluster.cli.connection import add_connection_options, with_client
 from keycluster.cli.key_commands import context_of
 from keycluster.cli.output import CommandFailed, Output
 
 PLAINTEXT_BYTES_MAX = 4096
-SUITES = {"signed": 0x0578, "unsigned": 0x0478}
+SUITES = {"signed": Suite.SIGNED, "unsigned": Suite.UNSIGNED}
 
 
 def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -189,11 +189,9 @@ def _encrypt_file(options: argparse.Namespace, output: Output) -> None:
 
 def _decrypt_file(options: argparse.Namespace, output: Output) -> None:
     async def work(client: KeyClient, source: BinaryIO, sink: BinaryIO, progress: Callable[[int], None]) -> Any:
-        result = await client.decrypt_stream(source, sink, progress=progress)
-        expected = context_of(options.context) or {}
-        if any(result.encryption_context.get(name) != value for name, value in expected.items()):
-            raise CommandFailed("the file's encryption context is another one than --context says")
-        return result
+        return await client.decrypt_stream(
+            source, sink, encryption_context=context_of(options.context), progress=progress
+        )
 
     _file_to_file(options, output, "decrypting", work)
 

@@ -98,24 +98,22 @@ async def _demonstrate(folder: Path, endpoints: dict[str, Any]) -> None:
         key = (await client.create_key(description="demo")).key_metadata.key_id
         await client.create_alias(alias_name="alias/demo", target_key_id=key)
         _done(f"a key, and the name alias/demo for it: {key}", began)
-        await _use_at_each_node(path, endpoints)
+        await _use_at_each_node(client, endpoints)
         await trio.to_thread.run_sync(_use_boto3, endpoints)
         await _file_with_a_dead_leader(client, folder, endpoints, key)
 
 
-async def _use_at_each_node(path: Path, endpoints: dict[str, Any]) -> None:
+async def _use_at_each_node(client: KeyClient, endpoints: dict[str, Any]) -> None:
     began = time.monotonic()
     names = [node["id"] for node in endpoints["nodes"]]
     ciphertexts = []
     for name in names:
-        async with KeyClient.from_endpoints(path, region=REGION, nodes=[name]) as client:
-            sealed = await client.encrypt(
-                key_id="alias/demo", plaintext=f"from {name}".encode(), encryption_context=CONTEXT
-            )
-            ciphertexts.append(sealed.ciphertext_blob)
+        sealed = await client.at(name).encrypt(
+            key_id="alias/demo", plaintext=f"from {name}".encode(), encryption_context=CONTEXT
+        )
+        ciphertexts.append(sealed.ciphertext_blob)
     for name, ciphertext in zip(names[1:] + names[:1], ciphertexts, strict=True):
-        async with KeyClient.from_endpoints(path, region=REGION, nodes=[name]) as client:
-            await client.decrypt(ciphertext_blob=ciphertext, encryption_context=CONTEXT)
+        await client.at(name).decrypt(ciphertext_blob=ciphertext, encryption_context=CONTEXT)
     _done(f"encrypted at {', '.join(names)}, each decrypted at the next one", began)
 
 

@@ -30,7 +30,8 @@ import msgspec
 import trio
 from msgspec import Struct
 
-from keycluster import KeyClient, errors
+from keycluster import Credentials, KeyClient, NodeAddress, errors
+from keycluster import Endpoints as ClientEndpoints
 from keycluster.cli.endpoints import EndpointNode, Endpoints, write_endpoints, write_private
 from keycluster.cli.node_process import failure_of, open_node, set_up_logging, stop_on_signal
 from keycluster.cli.output import CommandFailed, Output
@@ -62,7 +63,7 @@ T = TypeVar("T")
 
 HOST = "127.0.0.1"
 DEFAULT_ACCOUNT = "123456789012"
-SETTINGS, ENDPOINTS, STARTING, CA_FILE = "dev.json", "endpoints.json", "starting.json", "ca.pem"
+SETTINGS, ENDPOINTS, CA_FILE = "dev.json", "endpoints.json", "ca.pem"
 AZ_LETTERS = "abc"
 PORTS_FROM, PORTS_BELOW = 20_000, 32_768  # Below what Linux gives to outgoing connections: nobody takes them meanwhile.
 NODES_MAX = 9
@@ -115,8 +116,7 @@ def run_dev(options: argparse.Namespace, output: Output, hardening: Hardening) -
         try:
             trio.run(dev.run)
         finally:
-            for name in (ENDPOINTS, STARTING):
-                (folder / name).unlink(missing_ok=True)
+            (folder / ENDPOINTS).unlink(missing_ok=True)
 
 
 @contextmanager
@@ -300,8 +300,8 @@ class Dev:
         with self._in_time(f"node {node.id} can't join region {region}"):
             issued = await self._ask(
                 region,
-                None,
-                lambda client: client.issue_join_token(az=node.az, role=node.role, timeout=START_S_MAX),
+                [other for other in self._settings.regions[region] if other.joined],
+                lambda client: client.issue_join_token(az=node.az, role=node.role),
             )
             try:
                 await join_region(self._config(region, node), parse_join_token(issued.token), world=world)
@@ -383,20 +383,23 @@ class Dev:
             ca_file=str(self._folder / CA_FILE),
         )
 
-    async def _ask(self, region: str, node: DevNode | None, call: Callable[[KeyClient], Awaitable[T]]) -> T:
-        """An operator's call, at one node or at any."""
-        write_endpoints(self._folder / STARTING, self._endpoints())
-        nodes = None if node is None else [node.id]
-        async with KeyClient.from_endpoints(self._folder / STARTING, region=region, nodes=nodes) as client:
+    async def _ask(self, region: str, nodes: Sequence[DevNode], call: Callable[[KeyClient], Awaitable[T]]) -> T:
+        """An operator's call, at whichever of these nodes answers."""
+        settings = self._settings
+        endpoints = ClientEndpoints(
+            region=region,
+            nodes=tuple(NodeAddress(NodeId(node.id), node.az, HOST, node.native_port) for node in nodes),
+            credentials=Credentials(settings.access_key_id, settings.secret_access_key),
+            ca_file=str(self._folder / CA_FILE),
+        )
+        async with KeyClient(endpoints, timeout=CALL_S_MAX) as client:
             return await call(client)
 
     async def _until_it_serves(self, region: str, node: DevNode) -> None:
         while True:
             self._check_alive(region, node)
             try:
-                status: NodeStatusResponse = await self._ask(
-                    region, node, lambda client: client.node_status(timeout=CALL_S_MAX)
-                )
+                status: NodeStatusResponse = await self._ask(region, [node], lambda client: client.node_status())
             except (errors.KmsError, errors.KeyClientError, ExceptionGroup):
                 pass  # Not up yet.
             else:
@@ -419,7 +422,6 @@ class Dev:
             raise CommandFailed(f"{what} within {START_S_MAX:.0f} s", hint="the nodes' node.log files say more")
 
     def _announce(self) -> None:
-        (self._folder / STARTING).unlink(missing_ok=True)
         endpoints = self._endpoints()
         path = self._folder / ENDPOINTS
         write_endpoints(path, endpoints)
