@@ -368,7 +368,7 @@ class Replica:
         if self._leadership is not None:
             end = self._leadership.next_end(self._applied, now)
             return wakeup if end is None else min(wakeup, end)
-        if self._asked is not None:
+        if self._follows_leader_asked:
             return max(now, min(wakeup, Instant(self._asked_at + self._config.renew_ns)))
         return wakeup
 
@@ -479,14 +479,14 @@ class Replica:
 
     def _report_messages(self) -> list[tuple[NodeId, ReplicaMessage]]:
         """One report of all that was applied since the last, to a leader that has been asked."""
-        if (
-            self._asked is None
-            or self._asked != (self._core.term, self._core.leader)
-            or self._applied <= self._reported
-        ):
+        if self._asked is None or not self._follows_leader_asked or self._applied <= self._reported:
             return []
         self._reported = self._applied
         return [(self._asked[1], self._report())]
+
+    @property
+    def _follows_leader_asked(self) -> bool:
+        return self._asked is not None and self._asked == (self._core.term, self._core.leader)
 
     # Leases, as leader
 
