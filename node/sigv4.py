@@ -11,12 +11,13 @@ as AWS's services answer them. Tested against botocore's own signer.
 import hmac
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from typing import Final, Generic, NoReturn, Protocol, TypeVar
 from urllib.parse import quote
+
+import msgspec
 
 from keycluster.cluster.types import SECOND, ClusterTime
 from keycluster.cluster.wire.errors import (
@@ -32,6 +33,8 @@ TERMINATOR: Final = b"aws4_request"
 SKEW_MINUTES_MAX: Final = 5
 SIGNING_KEYS_MAX: Final = 1_024
 """Derived keys kept, one per access key: four HMACs saved per request."""
+FORMS_MAX: Final = 1_024
+SIGNATURE_DIGITS: Final = 64
 
 _AUTHORIZATION = re.compile(
     rb"AWS4-HMAC-SHA256 +Credential=([^/,\s]{1,128})/([^/,\s]*)/([^/,\s]*)/([^/,\s]*)/([^/,\s]*)"
@@ -57,34 +60,37 @@ class HasSecret(Protocol):
 C = TypeVar("C", bound=HasSecret)
 
 
-@dataclass(frozen=True, slots=True)
-class SignedRequest:
-    """An HTTP request as it came. Header names are in lower case; values of one name are joined by commas."""
+class SignedRequest(msgspec.Struct, frozen=True, gc=False):
+    """An HTTP request as it came. Headers' names are in lower case, values trimmed, those of one name joined by commas."""
 
     method: bytes
     path: bytes
     query: bytes
-    headers: Mapping[bytes, bytes]
+    headers: dict[bytes, bytes]
     body: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class _Claim:
-    """What the Authorization header says. Nothing of it is believed yet, except that its scope is ours."""
+class _Form(msgspec.Struct, frozen=True, gc=False):
+    """How a client signs: all of its Authorization header but the signature, checked against the headers there are."""
 
     access_key_id: str
-    date: bytes
+    day: bytes
     scope: bytes
     signed_headers: bytes
-    signature: bytes
+    signed_names: tuple[bytes, ...]
 
 
 class Verifier(Generic[C]):
-    """One door's. `decoy` is a random secret: it does the work where an access key is unknown."""
+    """One door's. `decoy` is a random secret: it does the work where an access key is unknown.
+
+    A client's requests of one day differ in little: their forms are kept, once a signature in that form was right, so
+    that strangers can't push them out.
+    """
 
     def __init__(self, region: str, *, decoy: bytes) -> None:
         self._region = region.encode()
         self._decoy = decoy
+        self._forms: dict[tuple[bytes, ...], _Form] = {}
         self._keys: OrderedDict[str, tuple[C, bytes, bytes]] = OrderedDict()
         self._decoy_key = (b"", b"")
         self._last_date = (b"", 0)
@@ -94,25 +100,35 @@ class Verifier(Generic[C]):
 
         Raises MissingAuthenticationToken-, IncompleteSignature-, UnrecognizedClient- or InvalidSignatureException.
         """
-        claim = self._read_claim(request)
-        self._check_time(claim.date, now)
-        _check_signed_headers(request.headers, claim.signed_headers)
-        credential = find(claim.access_key_id)
-        day = claim.date[:8]
+        headers = request.headers
+        said, _, signature = headers.get(b"authorization", b"").rpartition(b"Signature=")
+        date = headers.get(b"x-amz-date", b"")
+        kind = (said, *headers)
+        known = self._forms.get(kind) if len(signature) == SIGNATURE_DIGITS and not request.query else None
+        form = known or self._read_form(request, date)
+        if form.day != date[:8]:
+            self._refuse_scope(form.scope.split(b"/"), date)
+        self._check_time(date, now)
+        credential = find(form.access_key_id)
         if credential is None:
-            key = self._decoy_signing_key(day)
-            self._keys.pop(claim.access_key_id, None)
-        else:
-            key = self._signing_key(claim.access_key_id, credential, day)
-        expected = hmac.digest(key, _string_to_sign(request, claim), "sha256").hex().encode()
-        is_right = hmac.compare_digest(expected, claim.signature)
+            self._keys.pop(form.access_key_id, None)
+        key = self._decoy_signing_key(form.day) if credential is None else self._signing_key(form, credential)
+        expected = hmac.digest(key, _string_to_sign(request, form, date), "sha256").hex().encode()
+        is_right = hmac.compare_digest(expected, signature)
         if credential is None:
             raise UnrecognizedClientException(UNKNOWN_CLIENT_TEXT)
         if not is_right:
             raise InvalidSignatureException(MISMATCH_TEXT)
+        if known is None:
+            self._keep_form(kind, form)
         return credential
 
-    def _read_claim(self, request: SignedRequest) -> _Claim:
+    def _keep_form(self, kind: tuple[bytes, ...], form: _Form) -> None:
+        if len(self._forms) >= FORMS_MAX:
+            self._forms.clear()
+        self._forms[kind] = form
+
+    def _read_form(self, request: SignedRequest, date: bytes) -> _Form:
         headers = request.headers
         if b"x-amz-" in request.query.lower():
             raise IncompleteSignatureException("Signatures in the query string are not supported: use the header.")
@@ -120,18 +136,20 @@ class Verifier(Generic[C]):
         if authorization is None:
             raise MissingAuthenticationTokenException("Missing Authentication Token")
         match = _AUTHORIZATION.fullmatch(authorization)
-        date = headers.get(b"x-amz-date", b"")
         if match is None or not _DATE.fullmatch(date):
             _refuse_incomplete(authorization, date)
-        access_key_id, day, region, service, terminator, signed_headers, signature = match.groups()
-        if (region, service, terminator) != (self._region, SERVICE, TERMINATOR) or day != date[:8]:
-            self._refuse_scope(day, region, service, terminator, date)
+        access_key_id, day, region, service, terminator, signed_headers, _ = match.groups()
+        scope = (day, region, service, terminator)
+        if scope[1:] != (self._region, SERVICE, TERMINATOR):
+            self._refuse_scope(scope, date)
         if b"x-amz-security-token" in headers:
             raise UnrecognizedClientException(UNKNOWN_CLIENT_TEXT + " Session tokens are not supported.")
-        scope = b"/".join((day, region, service, terminator))
-        return _Claim(access_key_id.decode("latin-1"), date, scope, signed_headers, signature)
+        names = tuple(signed_headers.split(b";"))
+        _check_signed_headers(headers, names)
+        return _Form(access_key_id.decode("latin-1"), day, b"/".join(scope), signed_headers, names)
 
-    def _refuse_scope(self, day: bytes, region: bytes, service: bytes, terminator: bytes, date: bytes) -> NoReturn:
+    def _refuse_scope(self, scope: Sequence[bytes], date: bytes) -> NoReturn:
+        day, region, service, terminator = scope
         wrong = []
         if region != self._region:
             wrong.append(f"Credential should be scoped to a valid region, not '{_text(region)}'. ")
@@ -168,13 +186,13 @@ class Verifier(Generic[C]):
             f"({here:%Y%m%dT%H%M%SZ} + {SKEW_MINUTES_MAX} min.)"
         )
 
-    def _signing_key(self, access_key_id: str, credential: C, day: bytes) -> bytes:
-        kept = self._keys.get(access_key_id)
-        if kept is not None and kept[0] is credential and kept[1] == day:
+    def _signing_key(self, form: _Form, credential: C) -> bytes:
+        kept = self._keys.get(form.access_key_id)
+        if kept is not None and kept[0] is credential and kept[1] == form.day:
             return kept[2]
-        key = derive_signing_key(credential.secret, day, self._region)
-        self._keys.pop(access_key_id, None)
-        self._keys[access_key_id] = (credential, day, key)
+        key = derive_signing_key(credential.secret, form.day, self._region)
+        self._keys.pop(form.access_key_id, None)
+        self._keys[form.access_key_id] = (credential, form.day, key)
         if len(self._keys) > SIGNING_KEYS_MAX:
             self._keys.popitem(last=False)
         return key
@@ -193,9 +211,8 @@ def derive_signing_key(secret: bytes, day: bytes, region: bytes) -> bytes:
     return key
 
 
-def _check_signed_headers(headers: Mapping[bytes, bytes], signed_headers: bytes) -> None:
-    signed = signed_headers.split(b";")
-    if b"host" not in signed or signed != sorted(set(signed)):
+def _check_signed_headers(headers: Mapping[bytes, bytes], signed: tuple[bytes, ...]) -> None:
+    if b"host" not in signed or list(signed) != sorted(set(signed)):
         raise InvalidSignatureException(
             "'Host' must be a 'SignedHeader' in the AWS Authorization, and SignedHeaders sorted and in lower case."
         )
@@ -207,13 +224,24 @@ def _check_signed_headers(headers: Mapping[bytes, bytes], signed_headers: bytes)
             raise InvalidSignatureException(f"'{_text(name)}' is a 'SignedHeader', but the request has no such header.")
 
 
-def _string_to_sign(request: SignedRequest, claim: _Claim) -> bytes:
-    headers = request.headers
-    lines = [request.method, _canonical_path(request.path), _canonical_query(request.query)]
-    lines += [name + b":" + _canonical_value(headers[name]) for name in claim.signed_headers.split(b";")]
-    lines += [b"", claim.signed_headers, sha256(request.body).hexdigest().encode()]
-    hashed = sha256(b"\n".join(lines)).hexdigest().encode()
-    return b"\n".join((ALGORITHM, claim.date, claim.scope, hashed))
+def _string_to_sign(request: SignedRequest, form: _Form, date: bytes) -> bytes:
+    canonical = b"%b\n%b\n%b\n%b\n\n%b\n%b" % (
+        request.method,
+        _canonical_path(request.path),
+        _canonical_query(request.query),
+        _canonical_headers(request.headers, form.signed_names),
+        form.signed_headers,
+        sha256(request.body).hexdigest().encode(),
+    )
+    return b"%b\n%b\n%b\n%b" % (ALGORITHM, date, form.scope, sha256(canonical).hexdigest().encode())
+
+
+def _canonical_headers(headers: Mapping[bytes, bytes], names: tuple[bytes, ...]) -> bytes:
+    """A line each; runs of white space made one blank."""
+    lines = b"\n".join([name + b":" + headers[name] for name in names])
+    if b"  " in lines or b"\t" in lines:
+        lines = b"\n".join([name + b":" + b" ".join(headers[name].split()) for name in names])
+    return lines
 
 
 def _canonical_path(path: bytes) -> bytes:
@@ -235,11 +263,6 @@ def _canonical_query(query: bytes) -> bytes:
         return b""
     pairs = sorted(pair.partition(b"=")[::2] for pair in query.split(b"&"))
     return b"&".join(name + b"=" + value for name, value in pairs)
-
-
-def _canonical_value(value: bytes) -> bytes:
-    """Trimmed, runs of white space made one blank."""
-    return b" ".join(value.split())
 
 
 def _parse_date(date: bytes) -> int:
