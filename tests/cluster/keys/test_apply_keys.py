@@ -280,6 +280,9 @@ def test_automatic_rotation_happens_once_a_period() -> None:
     assert rotated.rotation_next == machine.time + 90 * DAY
     assert due_of(machine) == {due_row(DueKind.ROTATION, ClusterTime(machine.time + 90 * DAY), key.key_id)}
     assert rotated.on_demand_rotations == 0
+    stale = RotateKeyAutomatically(key.key_id, key.current.id, machine.next_backing_key())
+    let_days_pass(machine, 90)
+    assert machine.code(stale, caller=region) == "KMSInvalidStateException"
 
 
 def test_disabled_key_is_not_rotated_and_catches_up_once_enabled() -> None:

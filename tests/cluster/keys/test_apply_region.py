@@ -1,10 +1,11 @@
 """The region itself through the log: founding, join tokens, members, access keys, time."""
 
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from msgspec.structs import replace
 
+from keycluster.cluster.keys.apply import CALLERS_COMMANDS, OPERATORS_COMMANDS, REGIONS_COMMANDS
 from keycluster.cluster.keys.commands import (
     AdmitMember,
     BeginRemoveMember,
@@ -37,8 +38,10 @@ from keycluster.cluster.keys.records import (
     load_wrap,
 )
 from keycluster.cluster.keys.timekeeping import destruction_held
+from keycluster.cluster.keys.transition import Transition
 from keycluster.cluster.raft.messages import EntryKind, Membership
 from keycluster.cluster.types import AccountId, ClusterTime, KeyId, NodeId
+from keycluster.cluster.wire.errors import LimitExceededException
 from tests.key_machine import (
     ACCOUNT,
     FOUNDING,
@@ -344,12 +347,33 @@ def test_entry_of_garbage_is_refused_and_changes_nothing(payload: bytes, kind: E
     assert machine.rows() == before
 
 
+def test_handler_that_refuses_half_way_leaves_every_row_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The savepoint: whatever a handler wrote before it found something wrong is undone."""
+
+    def write_then_refuse(transition: Transition, body: EnableKey) -> None:
+        transition.put_key(replace(transition.key_for("EnableKey", body.key), description="half done"))
+        raise LimitExceededException("too much")
+
+    monkeypatch.setitem(CALLERS_COMMANDS, EnableKey, write_then_refuse)
+    machine = KeyMachine()
+    key = machine.create_key()
+    assert machine.refusal(EnableKey(key.key_id)) == ("LimitExceededException", "too much")
+    assert machine.key(key.key_id) == key
+
+
+def test_failure_that_is_no_refusal_goes_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An I/O error is never a result: it stops the node."""
+
+    def fail(transition: Transition, body: EnableKey) -> None:
+        raise OSError("disk")
+
+    monkeypatch.setitem(CALLERS_COMMANDS, EnableKey, fail)
+    with pytest.raises(OSError, match="disk"):
+        KeyMachine().apply(EnableKey("fake"))
+
+
 def test_command_of_every_kind_is_known_to_apply() -> None:
     """None falls through to nobody's table."""
-    from typing import get_args
-
-    from keycluster.cluster.keys.apply import CALLERS_COMMANDS, OPERATORS_COMMANDS, REGIONS_COMMANDS
-
     known = [*CALLERS_COMMANDS, *OPERATORS_COMMANDS, *REGIONS_COMMANDS, FoundRegion]
     assert sorted(body.__name__ for body in known) == sorted(body.__name__ for body in get_args(CommandBody))
 

@@ -171,3 +171,19 @@ def test_command_of_a_caller_who_is_not_its_credential_is_denied(caller: Caller)
     after = machine.rows()
     del before[Table.CLOCK], after[Table.CLOCK]
     assert after == before
+
+
+def test_id_used_again_after_it_expired_is_remembered_on_its_own() -> None:
+    """Dropping the old use, whose row the new one took, must not forget the new one."""
+    machine = KeyMachine()
+    key = machine.create_key()
+    for _ in range(2 * requests.DROPPED_PER_REQUEST):
+        machine.ok(EnableKey(key.key_id))
+    machine.ok(machine.new_create_key(), request_id=ID, params_hash=HASH)
+    machine.pass_time(600)
+    machine.ok(machine.new_create_key(), request_id=ID, params_hash=HASH)
+    made = len(machine.rows()[Table.KEYS])
+    for _ in range(5):
+        machine.ok(EnableKey(key.key_id))
+    machine.ok(machine.new_create_key(), request_id=ID, params_hash=HASH)
+    assert len(machine.rows()[Table.KEYS]) == made
