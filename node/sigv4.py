@@ -11,7 +11,7 @@ as AWS's services answer them. Tested against botocore's own signer.
 import hmac
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from typing import Final, Generic, NoReturn, Protocol, TypeVar
@@ -61,7 +61,7 @@ C = TypeVar("C", bound=HasSecret)
 
 
 class SignedRequest(msgspec.Struct, frozen=True, gc=False):
-    """An HTTP request as it came. Headers' names are in lower case, values trimmed, those of one name joined by commas."""
+    """An HTTP request as it came. Header names are in lower case, values trimmed, those of one name in one value."""
 
     method: bytes
     path: bytes
@@ -105,9 +105,7 @@ class Verifier(Generic[C]):
         date = headers.get(b"x-amz-date", b"")
         kind = (said, *headers)
         known = self._forms.get(kind) if len(signature) == SIGNATURE_DIGITS and not request.query else None
-        form = known or self._read_form(request, date)
-        if form.day != date[:8]:
-            self._refuse_scope(form.scope.split(b"/"), date)
+        form = known if known is not None and known.day == date[:8] else self._read_form(request, date)
         self._check_time(date, now)
         credential = find(form.access_key_id)
         if credential is None:
@@ -140,7 +138,7 @@ class Verifier(Generic[C]):
             _refuse_incomplete(authorization, date)
         access_key_id, day, region, service, terminator, signed_headers, _ = match.groups()
         scope = (day, region, service, terminator)
-        if scope[1:] != (self._region, SERVICE, TERMINATOR):
+        if scope[1:] != (self._region, SERVICE, TERMINATOR) or day != date[:8]:
             self._refuse_scope(scope, date)
         if b"x-amz-security-token" in headers:
             raise UnrecognizedClientException(UNKNOWN_CLIENT_TEXT + " Session tokens are not supported.")
@@ -148,7 +146,7 @@ class Verifier(Generic[C]):
         _check_signed_headers(headers, names)
         return _Form(access_key_id.decode("latin-1"), day, b"/".join(scope), signed_headers, names)
 
-    def _refuse_scope(self, scope: Sequence[bytes], date: bytes) -> NoReturn:
+    def _refuse_scope(self, scope: tuple[bytes, bytes, bytes, bytes], date: bytes) -> NoReturn:
         day, region, service, terminator = scope
         wrong = []
         if region != self._region:
