@@ -10,7 +10,7 @@ would run inside our writes), and empties the WAL, so that frames of a torn comm
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,6 +46,7 @@ class Database:
         self._failed: StoreError | None = None
         self._checkpoint_at = WAL_PAGES_LARGE
         self.writing = threading.RLock()
+        self._readers: list[apsw.Connection] = []
         self.writer = self.connect()
 
     @classmethod
@@ -87,20 +88,22 @@ class Database:
         return database
 
     def connect(self) -> apsw.Connection:
-        """One more connection, set up for durability and secrecy. Close it before `close`."""
+        """One more connection, set up for durability and secrecy. Whoever asked for it closes it, before `close`."""
         with store_errors(self.path):
             connection = apsw.Connection(str(self.path), flags=apsw.SQLITE_OPEN_READWRITE, vfs=self._disk.vfs)
             try:
                 _set_up(connection, self.path)
             except BaseException:
-                connection.close()
+                close_quietly(connection)
                 raise
             connection.set_wal_hook(self._wal_written)
             return connection
 
     def connect_reader(self) -> apsw.Connection:
+        """A connection that only reads and lives until `close`."""
         connection = self.connect()
         connection.pragma("query_only", True)
+        self._readers.append(connection)
         return connection
 
     @contextmanager
@@ -129,8 +132,7 @@ class Database:
             if self._failed is not None:
                 raise self._failed
             try:
-                with self.writer.backup("main", source, "main") as backup:
-                    backup.step()
+                copy_database(self.writer, source)
             except apsw.Error as error:
                 self._failed = StoreFailed(self.path, f"{type(error).__name__}: {error}")
                 raise self._failed from error
@@ -154,11 +156,8 @@ class Database:
     def close(self) -> None:
         """Idempotent. The last connection to close checkpoints and removes the WAL."""
         with self.writing:
-            # Nothing is unsynced here: an error while tidying up loses nothing and must not hide another one.
-            try:
-                self.writer.close()
-            except apsw.Error:
-                self.writer.close(True)
+            for connection in (*self._readers, self.writer):
+                close_quietly(connection)
             self._unlock()
             self._unlock = _nothing
 
@@ -172,6 +171,22 @@ class Database:
         # SQLite has rolled back by itself after some errors (disk full, I/O); then there is nothing to do.
         if self.writer.in_transaction:
             self.writer.execute("ROLLBACK")
+
+
+def close_quietly(connection: apsw.Connection) -> None:
+    """Nothing of ours is unsynced at a close: an error while tidying up loses nothing and must not hide another one."""
+    with suppress(apsw.Error):
+        connection.close(True)
+
+
+def copy_database(target: apsw.Connection, source: apsw.Connection) -> None:
+    """All pages in one step: one read transaction at the source, one write transaction at the target."""
+    backup = target.backup("main", source, "main")
+    try:
+        backup.step()  # Commits, too.
+    finally:
+        with suppress(apsw.Error):  # The one that stopped it says more.
+            backup.close(True)
 
 
 def check_schema(connection: apsw.Connection, path: Path, schema: Schema) -> None:
@@ -189,8 +204,10 @@ def _fill(disk: Disk, path: Path, schema: Schema, fill: Callable[[apsw.Connectio
             for statement in schema.statements:
                 connection.execute(statement)
             fill(connection)
+        # All of it into the file that is about to be renamed. Closing would do that too, but not say if it failed.
+        connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
     finally:
-        connection.close()
+        close_quietly(connection)
 
 
 def _set_up(connection: apsw.Connection, path: Path) -> None:

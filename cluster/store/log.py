@@ -99,17 +99,14 @@ class LogStore:
     def open(cls, disk: Disk, folder: Path, keys: StateKeys) -> "LogStore":
         """Blocking: verifies every entry and the chain. Raises `StoreDamaged`, `StoreFailed`, `StoreLocked`."""
         database = Database.open(disk, folder / FILE_NAME, _SCHEMA)
-        store: LogStore | None = None
         try:
             with store_errors(database.path):
                 store = cls(database, LogAuthentication(keys))
                 store._load()
+                return store
         except BaseException:
-            if store is not None:
-                store._reader.close()
             database.close()
             raise
-        return store
 
     @property
     def hard_state(self) -> HardState:
@@ -224,8 +221,7 @@ class LogStore:
     def close(self) -> None:
         """Idempotent."""
         with self._reading:
-            self._reader.close(True)
-        self._database.close()
+            self._database.close()
 
     def _rebase(self, index: LogIndex, term: Term, link: bytes, *, drop_suffix: bool) -> None:
         old = self._meta

@@ -11,7 +11,7 @@ of its index.
 
 import hmac
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from struct import Struct
 
@@ -22,10 +22,10 @@ from keycluster.cluster.invariant import require
 from keycluster.cluster.raft.messages import SnapshotMeta
 from keycluster.cluster.seams import Disk
 from keycluster.cluster.store.authentication import MAC_BYTES, StateAuthentication
+from keycluster.cluster.store.database import PAGE_BYTES, close_quietly, copy_database
 from keycluster.cluster.store.errors import SnapshotRefused, StoreDamaged, store_errors
 from keycluster.cluster.store.rows import RowReader, StateMeta, encode_meta, verify_state
 
-PAGE_BYTES = 4096
 _MAGIC = b"kcsnap\x00\x01"
 _HEAD = Struct(">8sII")
 _BODY_BYTES = PAGE_BYTES - MAC_BYTES
@@ -42,7 +42,7 @@ def write_snapshot(
     unfinished = path.with_name(path.name + ".unfinished")
     disk.remove(unfinished.with_name(unfinished.name + "-journal"))
     disk.write_at(unfinished, 0, b"")
-    with store_errors(unfinished), closing(_open(disk, unfinished, apsw.SQLITE_OPEN_READWRITE)) as target:
+    with store_errors(unfinished), _opened(disk, unfinished, apsw.SQLITE_OPEN_READWRITE) as target:
         # The file counts only once it is synced and renamed: until then nothing of it needs to be durable.
         target.pragma("synchronous", "OFF")
         copy_database(target, source)
@@ -65,7 +65,7 @@ def verified_snapshot(
     """Opens a snapshot for copying, its meta and the sum of its rows beside it. Raises `SnapshotRefused`."""
     _check_file(disk, path, announced, authentication)
     try:
-        with store_errors(path), closing(_open(disk, path, apsw.SQLITE_OPEN_READONLY)) as connection:
+        with store_errors(path), _opened(disk, path, apsw.SQLITE_OPEN_READONLY) as connection:
             try:
                 meta, total = verify_state(connection, path, authentication)
             except StoreDamaged as error:
@@ -75,12 +75,6 @@ def verified_snapshot(
             yield connection, meta, total
     except StoreDamaged as error:
         raise SnapshotRefused(path, str(error)) from error
-
-
-def copy_database(target: apsw.Connection, source: apsw.Connection) -> None:
-    """All pages in one step: one read transaction at the source, one write transaction at the target."""
-    with target.backup("main", source, "main") as backup:
-        backup.step()
 
 
 def _mark_installed(target: apsw.Connection, path: Path, authentication: StateAuthentication) -> StateMeta:
@@ -119,5 +113,10 @@ def _file_mac(disk: Disk, path: Path, size: int, authentication: StateAuthentica
     return mac
 
 
-def _open(disk: Disk, path: Path, flags: int) -> apsw.Connection:
-    return apsw.Connection(str(path), flags=flags, vfs=disk.vfs)
+@contextmanager
+def _opened(disk: Disk, path: Path, flags: int) -> Iterator[apsw.Connection]:
+    connection = apsw.Connection(str(path), flags=flags, vfs=disk.vfs)
+    try:
+        yield connection
+    finally:
+        close_quietly(connection)

@@ -29,7 +29,7 @@ from keycluster.cluster.raft.messages import Entry, EntryKind, Membership, Snaps
 from keycluster.cluster.seams import Disk
 from keycluster.cluster.store import snapshot
 from keycluster.cluster.store.authentication import SET_MODULUS_MASK, StateAuthentication, StateKeys
-from keycluster.cluster.store.database import Database
+from keycluster.cluster.store.database import Database, close_quietly
 from keycluster.cluster.store.errors import store_errors, translated
 from keycluster.cluster.store.rows import SCHEMA, RowReader, StateMeta, encode_meta, verify_state
 from keycluster.cluster.types import LogIndex, NodeId, Term
@@ -114,10 +114,6 @@ class StateView:
         """Ends the read transaction and begins one at the newest commit."""
         with self._lock:
             self._pin()
-
-    def close(self) -> None:
-        with self._lock:
-            self._connection.close(True)
 
     def _pin(self) -> None:
         try:
@@ -305,11 +301,11 @@ class StateStore:
 
     def write_snapshot(self, path: Path) -> SnapshotMeta:
         """Blocking: copies the newest commit into the file `path`. May run beside `apply`, which it doesn't hold up."""
-        source = self._database.connect_reader()
+        source = self._database.connect()
         try:
             return snapshot.write_snapshot(self._disk, path, source, self._authentication)
         finally:
-            source.close(True)
+            close_quietly(source)
 
     def install_snapshot(self, path: Path, meta: SnapshotMeta) -> None:
         """Blocking: replaces the state by the snapshot's, in one transaction; a crash leaves the old or the new one.
@@ -326,8 +322,7 @@ class StateStore:
             self._note_digests([(new.applied_index, self._authentication.set_digest(total, new.applied_index))])
 
     def close(self) -> None:
-        """Idempotent."""
-        self.view.close()
+        """Idempotent. The view can't be read any more."""
         self._database.close()
 
     def _note_digests(self, digests: Sequence[tuple[LogIndex, bytes]]) -> None:

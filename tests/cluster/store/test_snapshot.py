@@ -92,6 +92,7 @@ def test_snapshot_replaces_its_file_only_when_it_is_whole(disk: CrashDisk, sende
     disk.bytes_max = sum(len(file) for file in disk.files().values()) + 10_000
     with pytest.raises((StoreFailed, OSError)):
         sender.write_snapshot(OUT)
+    disk.bytes_max = None
     assert disk.files()[OUT] == before
 
 
