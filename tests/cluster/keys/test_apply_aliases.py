@@ -5,7 +5,8 @@ import pytest
 from keycluster.cluster.keys.commands import CreateAlias, DeleteAlias, UpdateAlias
 from keycluster.cluster.keys.records import AliasRecord, Table, alias_row, load
 from keycluster.cluster.types import KeyId
-from tests.key_machine import ACCOUNT, OTHER_ACCOUNT, REGION, KeyMachine
+from tests.key_machine import KeyMachine
+from tests.room_on_memory import ACCOUNT, OTHER_ACCOUNT, REGION
 
 
 def alias_of(machine: KeyMachine, name: str) -> AliasRecord | None:

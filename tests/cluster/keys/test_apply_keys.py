@@ -38,7 +38,8 @@ from keycluster.cluster.keys.records import (
 )
 from keycluster.cluster.types import ClusterTime
 from keycluster.cluster.wire import operations as wire
-from tests.key_machine import ACCOUNT, OTHER_ACCOUNT, REGION, KeyMachine, backing_key
+from tests.key_machine import KeyMachine, backing_key, key_id_of
+from tests.room_on_memory import ACCOUNT, OTHER_ACCOUNT, REGION
 
 DAY_S = 24 * 3600
 
@@ -351,7 +352,7 @@ def test_command_on_another_accounts_key_is_denied(make: Any) -> None:
     machine = KeyMachine()
     key = machine.create_key()
     there: CommandBody = make(machine.arn(key.key_id))
-    nowhere: CommandBody = make(machine.arn(key.key_id[:-1] + ("0" if key.key_id[-1] != "0" else "1")))
+    nowhere: CommandBody = make(machine.arn(key_id_of(-1)))
     refused = machine.refusal(there, caller=machine.other)
     assert refused[0] == "AccessDeniedException"
     assert refused == machine.refusal(nowhere, caller=machine.other)

@@ -43,7 +43,6 @@ from keycluster.cluster.raft.messages import EntryKind, Membership
 from keycluster.cluster.types import AccountId, ClusterTime, KeyId, NodeId
 from keycluster.cluster.wire.errors import LimitExceededException
 from tests.key_machine import (
-    ACCOUNT,
     FOUNDING,
     OPERATOR_KEY,
     OTHER_KEY,
@@ -53,6 +52,7 @@ from tests.key_machine import (
     new_access_key,
     new_member,
 )
+from tests.room_on_memory import ACCOUNT
 
 A, B, C, D = (NodeId(f"node-{letter}") for letter in "abcd")
 

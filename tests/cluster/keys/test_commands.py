@@ -24,7 +24,8 @@ from keycluster.cluster.keys.commands import (
     hash_parameters,
     stamp,
 )
-from keycluster.cluster.types import ClusterTime
+from keycluster.cluster.keys.records import MemberRole
+from keycluster.cluster.types import AccountId, ClusterTime, KeyId
 from keycluster.cluster.wire.errors import DisabledException
 from keycluster.cluster.wire.operations import CreateKeyRequest, EnableKeyRequest, Tag
 from tests.key_machine import caller_of
@@ -186,8 +187,8 @@ def test_repr_of_secrets_holds_none_of_them() -> None:
     """Tokens and sealed secrets stay out of logs and tracebacks."""
     token = b"\xaa" * 65
     backing = NewBackingKey(bytes(16), token)
-    created = commands.CreateKey(key_id="k", backing=backing, description="", policy=None, tags=())
-    access_key = commands.NewAccessKey("AKIA", "123456789012", "arn", token, operator=False)
-    join = commands.IssueJoinToken(bytes(16), token, "voter", "az-1")
+    created = commands.CreateKey(key_id=KeyId("k"), backing=backing, description="", policy=None, tags=())
+    access_key = commands.NewAccessKey("AKIA", AccountId("123456789012"), "arn", token, operator=False)
+    join = commands.IssueJoinToken(bytes(16), token, MemberRole.VOTER, "az-1")
     for value in (backing, created, access_key, commands.CreateAccessKey(access_key), join):
         assert "\\xaa" not in repr(value)

@@ -23,7 +23,8 @@ from keycluster.cluster.keys.key_states import RULES, check_state, verdict
 from keycluster.cluster.keys.policy import default_policy
 from keycluster.cluster.keys.records import KeyRecord, KeyState
 from keycluster.cluster.wire.errors import KmsError
-from tests.key_machine import ACCOUNT, KeyMachine
+from tests.key_machine import KeyMachine
+from tests.room_on_memory import ACCOUNT
 
 # AWS KMS developer guide, "Key states of AWS KMS keys", for Origin AWS_KMS. "·" success, "D" DisabledException
 # "is disabled.", "P" KMSInvalidStateException "is pending deletion.", "N" KMSInvalidStateException "is not pending

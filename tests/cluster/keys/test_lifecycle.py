@@ -47,8 +47,8 @@ from keycluster.cluster.keys.records import (
     key_row,
 )
 from keycluster.cluster.types import ClusterTime, KeyId
-from tests.key_machine import ACCOUNT, KeyMachine
-from tests.room_on_memory import MemoryState
+from tests.key_machine import KeyMachine
+from tests.room_on_memory import ACCOUNT, MemoryState
 
 ALIASES = st.sampled_from(["alias/a", "alias/b", "alias/c"])
 TAG_KEYS = st.sampled_from(["p", "q", "r"])

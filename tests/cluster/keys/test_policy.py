@@ -14,7 +14,7 @@ from keycluster.cluster.wire.errors import (
     MalformedPolicyDocumentException,
     UnsupportedOperationException,
 )
-from tests.key_machine import ACCOUNT, OTHER_ACCOUNT
+from tests.room_on_memory import ACCOUNT, OTHER_ACCOUNT
 
 ROOT = f"arn:aws:iam::{ACCOUNT}:root"
 

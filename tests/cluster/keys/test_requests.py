@@ -17,6 +17,7 @@ from keycluster.cluster.keys.commands import (
 from keycluster.cluster.keys.records import Table
 from keycluster.cluster.wire.operations import CreateKeyResponse
 from tests.key_machine import OPERATOR_KEY, KeyMachine, caller_of
+from tests.room_on_memory import OTHER_ACCOUNT
 
 ID = b"i" * 16
 HASH = b"h" * 32
@@ -160,7 +161,7 @@ def test_repeat_by_a_credential_that_was_deactivated_is_denied() -> None:
 
 @pytest.mark.parametrize(
     "caller",
-    [caller_of(access_key_id="AKIAUNKNOWN000000000"), caller_of(version=2), caller_of("210987654321", OPERATOR_KEY)],
+    [caller_of(access_key_id="AKIAUNKNOWN000000000"), caller_of(version=2), caller_of(OTHER_ACCOUNT, OPERATOR_KEY)],
     ids=["unknown key", "other version", "other account"],
 )
 def test_command_of_a_caller_who_is_not_its_credential_is_denied(caller: Caller) -> None:

@@ -8,7 +8,8 @@ from keycluster.cluster.keys.commands import CreateAlias
 from keycluster.cluster.keys.records import KeyRecord
 from keycluster.cluster.keys.resolve import resolve
 from keycluster.cluster.wire.errors import AccessDeniedException, KmsError
-from tests.key_machine import ACCOUNT, OTHER_ACCOUNT, KeyMachine
+from tests.key_machine import KeyMachine
+from tests.room_on_memory import ACCOUNT, OTHER_ACCOUNT
 
 MACHINE = KeyMachine()
 OWN = MACHINE.create_key()
