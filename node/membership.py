@@ -108,6 +108,8 @@ class MembershipActor:
         if membership != core.committed_membership or membership.is_joint:
             return
         rows = {member.node: member for member in load_members(self._view)}
+        if not rows.keys() >= set(membership.members):
+            return  # What made them members is committed, but not applied yet.
         leaving = sorted(node for node in membership.members if rows[node].state is MemberState.REMOVING)
         if self._node in leaving:
             self._hand_over(membership, rows)
