@@ -1,6 +1,6 @@
 """Commands, stamps and outcomes: one encoding each, and nothing else decodes."""
 
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
 import msgspec
 import pytest
@@ -11,7 +11,6 @@ from keycluster.cluster.keys import commands
 from keycluster.cluster.keys.commands import (
     TIME_MAX,
     Caller,
-    CommandBody,
     CommandMalformed,
     EnableKey,
     NewBackingKey,
@@ -28,33 +27,8 @@ from keycluster.cluster.keys.records import MemberRole
 from keycluster.cluster.types import AccountId, ClusterTime, KeyId
 from keycluster.cluster.wire.errors import DisabledException
 from keycluster.cluster.wire.operations import CreateKeyRequest, EnableKeyRequest, Tag
+from tests.command_strategies import BODIES, bodies, callers, values_of
 from tests.key_machine import caller_of
-
-BODIES = get_args(CommandBody)
-
-
-def values_of(kind: Any) -> st.SearchStrategy[Any]:
-    """Any value of a type that occurs in a command."""
-    supertype = getattr(kind, "__supertype__", None)
-    if supertype is not None:
-        return values_of(supertype)
-    if kind is int:
-        return st.integers(-(2**63), 2**64 - 1)
-    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
-        hints = get_type_hints(kind)
-        return st.builds(kind, **{name: values_of(hints[name]) for name in kind.__struct_fields__})
-    arguments = get_args(kind)
-    if arguments and getattr(kind, "__origin__", None) is tuple:
-        if arguments[-1] is Ellipsis:
-            return st.lists(values_of(arguments[0]), max_size=3).map(tuple)
-        return st.tuples(*(values_of(argument) for argument in arguments))
-    if arguments:
-        return st.one_of(*(values_of(argument) for argument in arguments))
-    return st.none() if kind is type(None) else st.from_type(kind)
-
-
-bodies = st.sampled_from(BODIES).flatmap(values_of)
-callers = values_of(Caller)
 
 
 @given(bodies, callers, st.binary(min_size=16, max_size=16), st.binary(min_size=32, max_size=32))
