@@ -109,7 +109,7 @@ class RaftCore:
         self._fail_reads(self._replication.reads.expired(m.now))
         if m.is_stalled and not m.is_only_voter and not self._hand_over.is_forced:
             self._move_leadership_away()
-        if self._hand_over.tick() or m.now - self._quorum_since() > m.config.patience_ns:
+        if self._hand_over.tick() or (m.now - self._quorum_since() > m.config.patience_ns and not m.is_only_voter):
             self._step_down()
         if m.role is Role.LEADER:
             self._replication.tick()

@@ -80,7 +80,8 @@ class Election:
         is_sticky = (leads_surely or m.is_sticky) and not is_handed_over
         up_to_date = m.log.is_up_to_date(last_index=message.last_index, last_term=message.last_term)
         if message.pre:
-            granted = message.term > m.term and up_to_date and not is_sticky
+            # A stalled disk would keep the vote itself from being given.
+            granted = message.term > m.term and up_to_date and not is_sticky and not m.is_stalled
             m.outbox.send_unbound(sender, VoteReply(message.term if granted else m.term, pre=True, granted=granted))
             return
         if message.term >= m.term and is_sticky:

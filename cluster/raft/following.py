@@ -12,6 +12,7 @@ class Following:
         self._term = Term(0)  # The term in which the rest was learnt.
         self._verified = LogIndex(0)  # Up to here our log is known to equal the leader's, durable or not.
         self._round = 0  # The newest that came.
+        self._round_answered = 0
         self._acknowledged = LogIndex(0)
 
     def hear(self, leader: NodeId) -> None:
@@ -23,7 +24,7 @@ class Following:
         if self._term != m.term:
             self._term = m.term
             self._verified = self._acknowledged = LogIndex(0)
-            self._round = 0
+            self._round = self._round_answered = 0
         m.hear_leader()
 
     def on_append(self, sender: NodeId, message: AppendEntries) -> None:
@@ -46,8 +47,9 @@ class Following:
         has_new = self._take(entries)
         self._verified = LogIndex(max(self._verified, prev + len(entries)))
         m.commit_to(min(message.commit, self._verified))
-        if not has_new:
-            self._reply()  # Otherwise once they are durable.
+        is_commit_only = not message.entries and message.round == self._round_answered
+        if not has_new and not (is_commit_only and self._durable() == self._acknowledged):
+            self._reply()  # New ones are acknowledged once they are durable.
 
     def _take(self, entries: tuple[Entry, ...]) -> bool:
         """Appends those we don't have, in place of others that stand there. Returns whether there were any."""
@@ -80,6 +82,7 @@ class Following:
         m = self._member
         if m.leader is not None:
             self._acknowledged = self._durable()
+            self._round_answered = self._round
             m.outbox.send(m.leader, AppendReply(m.term, self._round, self._acknowledged))
 
 

@@ -79,7 +79,11 @@ class Member:
 
     @property
     def is_only_voter(self) -> bool:
-        return self.membership.all_voters == (self.node,)
+        """Nobody else can lead, so there is nobody to wait for.
+
+        The membership must be committed: before that the leader that took itself out still leads, on our word alone.
+        """
+        return self.membership.all_voters == (self.node,) and self.memberships.newest_index <= self.log.commit_index
 
     # Term and role
 

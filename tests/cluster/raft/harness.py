@@ -9,6 +9,7 @@ import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 import msgspec
 
@@ -28,6 +29,7 @@ from keycluster.cluster.raft.messages import (
 from keycluster.cluster.raft.ready import IncomingChunk, Persist, ReadAnswer, Ready, SnapshotRead
 from keycluster.cluster.types import MILLISECOND, Instant, LogIndex, NodeId, Term
 
+M = TypeVar("M")
 SNAPSHOT_BYTES = 700  # Several chunks with `SMALL`.
 SMALL = RaftConfig(
     append_bytes_max=400,
@@ -74,6 +76,7 @@ class AppliedState(msgspec.Struct, frozen=True):
 
     @classmethod
     def decode(cls, content: bytes) -> "AppliedState":
+        """Raises `msgspec.DecodeError`."""
         assert len(content) == SNAPSHOT_BYTES
         return msgspec.msgpack.decode(content[2 : 2 + int.from_bytes(content[:2], "big")], type=cls)
 
@@ -83,7 +86,7 @@ class MemoryDisk:
     """What survives a crash: term and vote, log, applied state. It is the core's `LogReader` too."""
 
     state: AppliedState
-    hard_state: HardState = HardState(Term(0), None)
+    hard_state: HardState = field(default_factory=lambda: HardState(Term(0), None))
     base_index: int = 0
     base_term: int = 0
     log: list[Entry] = field(default_factory=list)
@@ -153,13 +156,14 @@ class SimMember:
         clock: Callable[[], int],
         send: Callable[[NodeId, NodeId, Message], None],
         seed: object = 0,
+        jitter: random.Random | None = None,
     ) -> None:
         self.node = node
         self.config = config
         self.disk = MemoryDisk(AppliedState(LogIndex(0), Term(0), 0, membership, None))
         self._clock = clock
         self._send = send
-        self._jitter = random.Random(f"{seed}/{node}")
+        self._jitter = jitter or random.Random(f"{seed}/{node}")
         self.reads: list[ReadAnswer] = []
         self.on_ready: Callable[[SimMember, Ready], None] = lambda member, ready: None
         self.is_up = False
@@ -311,15 +315,22 @@ class SimMember:
 
     def _install(self, meta: SnapshotMeta) -> None:
         self.install = None
-        state = AppliedState.decode(bytes(self.partial))
-        if state.meta != meta:
+        try:
+            state = AppliedState.decode(bytes(self.partial))
+        except msgspec.DecodeError:
             self.core.snapshot_refused(meta, self.now)
             return
+        assert state.meta == meta
         assert meta.index > self.disk.state.index, "a snapshot takes the state back"
         self.disk.state = state
         self.disk.reset_to(meta)
         self.installs += 1
         self.core.snapshot_installed(meta, self.now)
+
+    def damage_chunk(self) -> None:
+        """The chunk that is about to be stored."""
+        assert self.chunk is not None
+        self.chunk = replace(self.chunk, data=b"\xff" * len(self.chunk.data))
 
     def work(self) -> bool:
         """All of it, until nothing is left."""
@@ -377,7 +388,7 @@ class Region:
             send=self._post,
             seed=self.seed,
         )
-        member.on_ready = lambda member, ready: self.on_ready(member, ready)
+        member.on_ready = self.on_ready
         self.members[member.node] = member
         return member
 
@@ -400,9 +411,7 @@ class Region:
 
     def take(self, *, to: str | None = None, sender: str | None = None) -> list[Letter]:
         """Takes matching messages out of the network."""
-        taken = [
-            letter for letter in self.letters if to in (None, letter.to) and sender in (None, letter.sender)
-        ]
+        taken = [letter for letter in self.letters if to in (None, letter.to) and sender in (None, letter.sender)]
         self.letters = [letter for letter in self.letters if letter not in taken]
         return taken
 
@@ -447,6 +456,19 @@ class Region:
             self[node].tick()
             self.settle()
         raise AssertionError(f"{node} did not become leader")
+
+
+def alone(node: str = "a", voters: Sequence[str] = ("a", "b", "c"), **options: object) -> tuple[Region, SimMember]:
+    """One member of a region whose other members the test plays: what it says to them waits in `letters`."""
+    region = Region(voters, **options)  # type: ignore[arg-type]  # Passed through.
+    for other in voters:
+        region[other].is_up = other == node
+    return region, region[node]
+
+
+def said(region: Region, kind: type[M], *, to: str | None = None) -> list[M]:
+    """The messages of one kind that are under way, taken out."""
+    return [letter.message for letter in region.take(to=to) if isinstance(letter.message, kind)]
 
 
 def membership(
