@@ -1,0 +1,181 @@
+"""From a request to its answer: the order of checks, and whose fault a failure is."""
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from keycluster.cluster.invariant import InvariantBroken
+from keycluster.cluster.keys.commands import decode_command, hash_parameters
+from keycluster.cluster.store.errors import StoreDamaged
+from keycluster.cluster.wire.errors import DisabledException, KMSInternalException
+from keycluster.cluster.wire.operations import CreateKeyRequest, DescribeKeyRequest, GenerateRandomRequest
+from keycluster.node.dispatch import Waiting
+from keycluster.node.gate import Answer, Gate
+from keycluster.node.operations.table import OPERATIONS, Cost, Plane
+from tests.node.doors.region import Region
+
+
+@pytest.fixture
+def region() -> Region:
+    return Region()
+
+
+def waiting(region: Region, name: str, request: Any, *, request_id: bytes | None = None, seconds: float = 5) -> Waiting:
+    deadline = trio.current_time() + seconds
+    return Waiting(region.dispatch.calls[name], region.caller(), request, 7, deadline, request_id)
+
+
+def test_every_operation_is_offered_at_both_doors(region: Region) -> None:
+    """One table; what runs inline is quick, as it holds up everybody else."""
+    assert region.dispatch.calls.keys() == OPERATIONS.keys()
+    assert region.dispatch.native_calls.keys() >= OPERATIONS.keys()
+    for name, call in region.dispatch.calls.items():
+        assert call.is_inline is (OPERATIONS[name].plane is Plane.DATA)
+        assert OPERATIONS[name].cost is Cost.QUICK
+
+
+def test_node_without_a_lease_reads_no_state(region: Region) -> None:
+    """Rule L3: the check comes first."""
+    region.state.reads.clear()
+    call = region.dispatch.calls["Encrypt"]
+    answer = region.dispatch.answer_now(call, region.caller(), None, number=1, serving=False)
+    assert isinstance(answer.error, call.unavailable)
+    assert region.state.reads == []
+
+
+async def test_read_without_a_lease_reads_no_state(region: Region) -> None:
+    """The same for control-plane reads."""
+    region.applied.serving = False
+    region.state.reads.clear()
+    answer = await region.dispatch.perform(waiting(region, "DescribeKey", DescribeKeyRequest(key_id="k")))
+    assert answer.error is not None
+    assert answer.error.retryable
+    assert region.state.reads == []
+
+
+async def test_write_without_a_lease_is_proposed(region: Region) -> None:
+    """The log decides, and it may find a leader before the caller's deadline."""
+    region.applied.serving = False
+    region.add_access_key(region.caller().access_key_id, b"secret")
+    answer = await region.dispatch.perform(waiting(region, "CreateKey", CreateKeyRequest()))
+    assert answer.error is None
+
+
+async def test_command_carries_request_id_and_parameters(region: Region) -> None:
+    """So that a repeat is known, and another request under its id refused."""
+    request = CreateKeyRequest(description="d")
+    await region.dispatch.perform(waiting(region, "CreateKey", request, request_id=b"r" * 16))
+    await region.dispatch.perform(waiting(region, "CreateKey", request))
+    first, second = map(decode_command, region.applied.proposed)
+    assert first.request_id == b"r" * 16
+    assert first.params_hash == second.params_hash == hash_parameters("CreateKey", request)
+    assert second.request_id not in (first.request_id, bytes(16))
+
+
+async def test_deadline_ends_a_read_that_does_not_settle(region: Region, autojump_clock: MockClock) -> None:
+    """Retryably: another node may have settled."""
+    region.applied.settle = trio.Event()
+    key = region.add_key()
+    answer = await region.dispatch.perform(waiting(region, "DescribeKey", DescribeKeyRequest(key_id=key.key_id)))
+    assert answer.response is None
+    assert answer.error is not None
+    assert answer.error.retryable
+    assert trio.current_time() == pytest.approx(5, abs=0.01)
+
+
+async def test_read_settles_what_it_saw(region: Region) -> None:
+    """Not what was applied while it waited."""
+    asked: list[int] = []
+
+    async def settled(index: int) -> None:
+        asked.append(index)
+
+    region.applied.settled = settled  # type: ignore[method-assign, assignment]
+    key = region.add_key()
+    await region.dispatch.perform(waiting(region, "DescribeKey", DescribeKeyRequest(key_id=key.key_id)))
+    assert asked == [region.state.applied_index]  # type: ignore[attr-defined]
+
+
+def inline(region: Region, monkeypatch: pytest.MonkeyPatch, raised: BaseException) -> Answer:
+    def handler(*_: object) -> None:
+        raise raised
+
+    call = region.dispatch.calls["GenerateRandom"]
+    monkeypatch.setattr(call, "handler", handler)
+    return region.dispatch.answer_now(call, region.caller(), GenerateRandomRequest(), number=1, serving=True)
+
+
+def test_refusal_of_a_handler_is_the_answer(region: Region, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it was raised."""
+    assert isinstance(inline(region, monkeypatch, DisabledException("off")).error, DisabledException)
+
+
+def test_fault_of_a_handler_is_answered_without_its_text(region: Region, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may hold what was being worked on, so neither caller nor log gets it."""
+    error = inline(region, monkeypatch, ValueError("key material")).error
+    assert isinstance(error, KMSInternalException)
+    assert "key material" not in error.message + error.detail
+    assert "ValueError" in error.detail
+
+
+@pytest.mark.parametrize(
+    "fault", [StoreDamaged(Path("state.db"), "a row"), InvariantBroken("no"), OSError("disk"), MemoryError()]
+)
+def test_fault_that_ends_the_node_gets_through(
+    region: Region, monkeypatch: pytest.MonkeyPatch, fault: Exception
+) -> None:
+    """A damaged store is never an answer."""
+    with pytest.raises(type(fault)):
+        inline(region, monkeypatch, fault)
+
+
+async def test_damaged_store_found_by_a_read_ends_the_connection_s_door(
+    region: Region, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From a task too."""
+
+    def handler(*_: object) -> None:
+        raise StoreDamaged(Path("state.db"), "a row")
+
+    monkeypatch.setattr(region.dispatch.calls["DescribeKey"], "handler", handler)
+    with pytest.raises(StoreDamaged):
+        await region.dispatch.perform(waiting(region, "DescribeKey", DescribeKeyRequest(key_id="k")))
+
+
+async def test_gate_counts_what_passes() -> None:
+    """Answers, and refusals by code."""
+    gate = Gate()
+    answers = [
+        Answer(1, "Encrypt", None, msgspec.Struct(), None),
+        Answer(2, "Encrypt", None, None, DisabledException("off")),
+    ]
+    assert await gate.pass_out(answers) is answers
+    assert (gate.passed, gate.refusals) == (2, {"DisabledException": 1})
+
+
+async def test_answers_wait_at_the_gate(region: Region, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Contract 6: nothing leaves either door before the gate lets it."""
+    opened = trio.Event()
+    pass_out = region.gate.pass_out
+
+    async def closed(answers: Any) -> Any:
+        await opened.wait()
+        return await pass_out(answers)
+
+    async with region.native() as client:
+        monkeypatch.setattr(region.gate, "pass_out", closed)
+        asked: list[Any] = []
+
+        async def ask() -> None:
+            asked.append(await client.ask("GenerateRandom", GenerateRandomRequest(number_of_bytes=1)))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask)
+            await wait_all_tasks_blocked()
+            assert asked == []
+            opened.set()
+        assert len(asked) == 1
