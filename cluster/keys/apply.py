@@ -145,11 +145,11 @@ def _carry_out_callers(state: StateWriter, clock: ClockRecord, command: Command)
     repeated = recall(state, command, clock.time)
     if repeated is not None:
         return repeated
-    make_room(state, command.caller.principal, clock.time)
+    remembered = make_room(state, command.caller.principal, clock.time)
     outcome = _judge(state, clock, command, access_key)
     refusal = outcome.error()
     if refusal is None or not refusal.retryable:
-        remember(state, command, outcome, clock.time)
+        remember(state, command, outcome, clock.time, remembered)
     return outcome
 
 

@@ -1,7 +1,5 @@
 """The commands on aliases. An alias is a row of its own, and a name in the record of the key that it names."""
 
-from msgspec.structs import replace
-
 from keycluster.cluster.invariant import InvariantBroken
 from keycluster.cluster.keys import commands
 from keycluster.cluster.keys.authorise import authorise
@@ -62,8 +60,8 @@ def _existing(transition: Transition, name: str, action: str) -> tuple[AliasReco
 
 def _name(transition: Transition, key: KeyRecord, alias: str) -> None:
     check_alias_count(len(key.aliases))
-    transition.put_key(replace(key, aliases=tuple(sorted((*key.aliases, alias)))))
+    transition.change_key(key, aliases=tuple(sorted((*key.aliases, alias))))
 
 
 def _unname(transition: Transition, key: KeyRecord, alias: str) -> None:
-    transition.put_key(replace(key, aliases=tuple(name for name in key.aliases if name != alias)))
+    transition.change_key(key, aliases=tuple(name for name in key.aliases if name != alias))

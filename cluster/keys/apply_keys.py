@@ -63,20 +63,20 @@ def create_key(transition: Transition, body: commands.CreateKey) -> operations.C
         policy=_policy_to_store(transition, body.policy),
         tags=merge_tags((), body.tags),
     )
-    transition.put_key(key)
+    transition.put_key(key, replacing=None)
     transition.state.put(Table.ACCOUNT_KEYS, account_key_row(key.account, key.key_id), EMPTY_ROW)
     return operations.CreateKeyResponse(key_metadata=key_metadata(key, transition.region))
 
 
 def enable_key(transition: Transition, body: commands.EnableKey) -> operations.EnableKeyResponse:
     key = transition.key_for("EnableKey", body.key)
-    transition.put_key(replace(key, state=KeyState.ENABLED))
+    transition.change_key(key, state=KeyState.ENABLED)
     return operations.EnableKeyResponse()
 
 
 def disable_key(transition: Transition, body: commands.DisableKey) -> operations.DisableKeyResponse:
     key = transition.key_for("DisableKey", body.key)
-    transition.put_key(replace(key, state=KeyState.DISABLED))
+    transition.change_key(key, state=KeyState.DISABLED)
     return operations.DisableKeyResponse()
 
 
@@ -86,7 +86,7 @@ def schedule_key_deletion(
     check_deletion_window(body.window_days)
     key = transition.key_for("ScheduleKeyDeletion", body.key)
     deletion_at = days_from(transition.now, body.window_days)
-    transition.put_key(replace(key, state=KeyState.PENDING_DELETION, deletion_at=deletion_at))
+    transition.change_key(key, state=KeyState.PENDING_DELETION, deletion_at=deletion_at)
     return operations.ScheduleKeyDeletionResponse(
         key_id=transition.arn(key),
         deletion_date=unix_seconds(deletion_at),
@@ -99,7 +99,7 @@ def cancel_key_deletion(
     transition: Transition, body: commands.CancelKeyDeletion
 ) -> operations.CancelKeyDeletionResponse:
     key = transition.key_for("CancelKeyDeletion", body.key)
-    transition.put_key(replace(key, state=KeyState.DISABLED, deletion_at=None))
+    transition.change_key(key, state=KeyState.DISABLED, deletion_at=None)
     return operations.CancelKeyDeletionResponse(key_id=transition.arn(key))
 
 
@@ -108,14 +108,14 @@ def update_key_description(
 ) -> operations.UpdateKeyDescriptionResponse:
     check_description(body.description)
     key = transition.key_for("UpdateKeyDescription", body.key)
-    transition.put_key(replace(key, description=body.description))
+    transition.change_key(key, description=body.description)
     return operations.UpdateKeyDescriptionResponse()
 
 
 def tag_resource(transition: Transition, body: commands.TagResource) -> operations.TagResourceResponse:
     check_tags(body.tags)
     key = transition.key_for("TagResource", body.key)
-    transition.put_key(replace(key, tags=merge_tags(key.tags, body.tags)))
+    transition.change_key(key, tags=merge_tags(key.tags, body.tags))
     return operations.TagResourceResponse()
 
 
@@ -124,14 +124,14 @@ def untag_resource(transition: Transition, body: commands.UntagResource) -> oper
         check_tag_key(tag_key)
     key = transition.key_for("UntagResource", body.key)
     kept = tuple(tag for tag in key.tags if tag[0] not in body.tag_keys)
-    transition.put_key(replace(key, tags=kept))
+    transition.change_key(key, tags=kept)
     return operations.UntagResourceResponse()
 
 
 def put_key_policy(transition: Transition, body: commands.PutKeyPolicy) -> operations.PutKeyPolicyResponse:
     key = transition.key_for("PutKeyPolicy", body.key)
     check_policy(body.policy, key.account, transition.region.partition)
-    transition.put_key(replace(key, policy=_policy_to_store(transition, body.policy)))
+    transition.change_key(key, policy=_policy_to_store(transition, body.policy))
     return operations.PutKeyPolicyResponse()
 
 
@@ -142,7 +142,7 @@ def enable_key_rotation(
     check_rotation_period(body.period_days)
     key = transition.key_for("EnableKeyRotation", body.key)
     rotation_next = days_from(transition.now, body.period_days)
-    transition.put_key(replace(key, rotation_period_days=body.period_days, rotation_next=rotation_next))
+    transition.change_key(key, rotation_period_days=body.period_days, rotation_next=rotation_next)
     return operations.EnableKeyRotationResponse()
 
 
@@ -150,7 +150,7 @@ def disable_key_rotation(
     transition: Transition, body: commands.DisableKeyRotation
 ) -> operations.DisableKeyRotationResponse:
     key = transition.key_for("DisableKeyRotation", body.key)
-    transition.put_key(replace(key, rotation_period_days=None, rotation_next=None))
+    transition.change_key(key, rotation_period_days=None, rotation_next=None)
     return operations.DisableKeyRotationResponse()
 
 
@@ -165,7 +165,8 @@ def rotate_key_on_demand(
         )
     if body.backing is None:
         raise DependencyTimeoutException("The node that was asked had not heard of the key yet: try again")
-    transition.put_key(transition.add_backing_key(key, body.backing, RotationType.ON_DEMAND))
+    rotated = transition.add_backing_key(key, body.backing, RotationType.ON_DEMAND)
+    transition.put_key(rotated, replacing=key)
     return operations.RotateKeyOnDemandResponse(key_id=key.key_id)
 
 
@@ -183,7 +184,7 @@ def rotate_key_automatically(transition: Transition, body: commands.RotateKeyAut
         raise KMSInvalidStateException("The key is not due for rotation")
     rotated = transition.add_backing_key(key, body.backing, RotationType.AUTOMATIC)
     rotation_next = days_from(transition.now, key.rotation_period_days)
-    transition.put_key(replace(rotated, rotation_next=rotation_next))
+    transition.put_key(replace(rotated, rotation_next=rotation_next), replacing=key)
 
 
 def complete_key_deletion(transition: Transition, body: commands.CompleteKeyDeletion) -> None:

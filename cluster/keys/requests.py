@@ -70,24 +70,29 @@ def recall(state: StateWriter, command: Command, now: ClusterTime) -> Outcome | 
         raise InvariantBroken("a remembered outcome doesn't decode") from None
 
 
-def make_room(state: StateWriter, principal: str, now: ClusterTime) -> None:
-    """Forgets a few old requests of `principal`. Raises ThrottlingException when too many young ones remain."""
+def make_room(state: StateWriter, principal: str, now: ClusterTime) -> PrincipalRecord:
+    """Forgets a few old requests of `principal`; what is left is for `remember`.
+
+    Raises ThrottlingException when too many young ones remain.
+    """
     hashed = principal_row(principal)
     remembered = load(state, Table.PRINCIPALS, hashed, PrincipalRecord)
     if remembered is None:
-        return
+        return PrincipalRecord(first=0, next=0)
     left, _ = _forget(state, hashed, remembered, now, most=DROPPED_PER_REQUEST)
     if left.next - left.first >= REMEMBERED_MAX:
         raise ThrottlingException("Too many requests by this principal in the last minute")
+    return left
 
 
-def remember(state: StateWriter, command: Command, outcome: Outcome, now: ClusterTime) -> None:
+def remember(
+    state: StateWriter, command: Command, outcome: Outcome, now: ClusterTime, remembered: PrincipalRecord
+) -> None:
+    """`remembered` is what `make_room` left."""
     hashed = principal_row(command.caller.principal)
-    row = request_row(hashed, command.request_id)
-    remembered = load(state, Table.PRINCIPALS, hashed, PrincipalRecord) or PrincipalRecord(first=0, next=0)
     sequence, expires = remembered.next, ClusterTime(now + REMEMBERED_NS)
     request = RequestRecord(command.params_hash, encode_outcome(outcome), expires, sequence)
-    store(state, Table.REQUESTS, row, request)
+    store(state, Table.REQUESTS, request_row(hashed, command.request_id), request)
     order = RequestOrderRecord(command.request_id, expires)
     store(state, Table.REQUEST_ORDER, request_order_row(hashed, sequence), order)
     store(state, Table.PRINCIPALS, hashed, PrincipalRecord(remembered.first, sequence + 1))

@@ -1,6 +1,7 @@
 """What a command's handler works with: the transaction, the region, the time and the caller."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from msgspec.structs import replace
 
@@ -21,7 +22,6 @@ from keycluster.cluster.keys.records import (
     due_row,
     encode_record,
     key_row,
-    load_key,
 )
 from keycluster.cluster.keys.resolve import key_arn, resolve
 from keycluster.cluster.keys.token import (
@@ -57,16 +57,19 @@ class Transition:
         check_state(operation, key.state, self.arn(key))
         return key
 
-    def put_key(self, key: KeyRecord) -> None:
-        """Writes the key's row, and its place in the schedule where that has changed."""
-        before = load_key(self.state, key.key_id)
-        old = set() if before is None else _due_rows(before)
+    def put_key(self, key: KeyRecord, *, replacing: KeyRecord | None) -> None:
+        """Writes the key's row, and its place in the schedule where that differs from the row that was there."""
+        old = set() if replacing is None else _due_rows(replacing)
         new = _due_rows(key)
         for row in sorted(old - new):
             self.state.delete(Table.DUE, row)
         for row in sorted(new - old):
             self.state.put(Table.DUE, row, EMPTY_ROW)
         self.state.put(Table.KEYS, key_row(key.key_id), encode_record(key))
+
+    def change_key(self, key: KeyRecord, **fields: Any) -> None:
+        """Writes the key's row with other `fields`."""
+        self.put_key(replace(key, **fields), replacing=key)
 
     def delete_key(self, key: KeyRecord) -> None:
         """Removes the key's row, with all its tokens, and its place in the schedule."""

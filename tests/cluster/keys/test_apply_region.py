@@ -351,7 +351,7 @@ def test_handler_that_refuses_half_way_leaves_every_row_as_it_was(monkeypatch: p
     """The savepoint: whatever a handler wrote before it found something wrong is undone."""
 
     def write_then_refuse(transition: Transition, body: EnableKey) -> None:
-        transition.put_key(replace(transition.key_for("EnableKey", body.key), description="half done"))
+        transition.change_key(transition.key_for("EnableKey", body.key), description="half done")
         raise LimitExceededException("too much")
 
     monkeypatch.setitem(CALLERS_COMMANDS, EnableKey, write_then_refuse)
