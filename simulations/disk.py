@@ -250,7 +250,7 @@ class CrashDisk:
         return self._files.setdefault(path, _File())
 
     def exists(self, path: Path) -> bool:
-        return self._existing(path) is not None
+        return path in self._files
 
     def write_file(self, file: _File, offset: int, content: bytes) -> None:
         self._step()
@@ -393,7 +393,7 @@ class _Vfs(apsw.VFS):
         return _PlainFile(self._disk, file)  # type: ignore[return-value]  # Has all methods that SQLite asks for.
 
     def xDelete(self, filename: str, syncdir: bool) -> None:  # noqa: N802
-        if self._epoch != self._disk.epoch:
+        if self._epoch != self._disk.epoch or self._disk.is_gone:
             return  # A dead node's connection tidies up: its WAL is another one's now.
         try:
             self._disk.remove_file(Path(filename), synced=syncdir)
@@ -401,10 +401,7 @@ class _Vfs(apsw.VFS):
             raise _sqlite_error(error) from error
 
     def xAccess(self, pathname: str, flags: int) -> bool:  # noqa: N802
-        try:
-            return self._disk.exists(Path(pathname))
-        except OSError as error:
-            raise _sqlite_error(error) from error
+        return self._disk.exists(Path(pathname))
 
     def xFullPathname(self, name: str) -> str:  # noqa: N802
         return name
@@ -423,7 +420,9 @@ class _Operations:
     """Reads and writes of one open file. After a crash they go nowhere: the handle's machine is no more.
 
     They don't fail either, since nobody is left to take an error: connections of a dead node are closed by the garbage
-    collector, at any time, so what they do must not even draw a random number.
+    collector, at any time, so what they do must not even draw a random number. Between `crash_after` coming true and
+    `crash`, writes and syncs fail and reads go on: they acknowledge nothing, and apsw can't take an error in each place
+    where SQLite reads (a copy's end).
     """
 
     def __init__(self, disk: CrashDisk, file: _File) -> None:
@@ -432,30 +431,22 @@ class _Operations:
         self._epoch = disk.epoch
 
     def read(self, amount: int, offset: int) -> bytes:
-        self._is_dead()
         return bytes(self._file.content[offset : offset + amount])
 
     def write(self, content: bytes, offset: int) -> None:
-        if not self._is_dead():
+        if self._epoch == self._disk.epoch:
             self._try(lambda: self._disk.write_file(self._file, offset, content))
 
     def truncate(self, size: int) -> None:
-        if not self._is_dead():
+        if self._epoch == self._disk.epoch:
             self._try(lambda: self._disk.truncate_file(self._file, size))
 
     def sync(self) -> None:
-        if not self._is_dead():
+        if self._epoch == self._disk.epoch:
             self._try(lambda: self._disk.sync_file(self._file))
 
     def size(self) -> int:
-        self._is_dead()
         return len(self._file.content)
-
-    def _is_dead(self) -> bool:
-        dead = self._epoch != self._disk.epoch
-        if not dead and self._disk.is_gone:
-            raise apsw.IOError("the disk is gone")
-        return dead
 
     def _try(self, operation: Callable[[], None]) -> None:
         try:

@@ -243,7 +243,7 @@ def test_store_creation_crashed_at_each_operation_can_be_repeated(keys: StateKey
         disk.close()
 
 
-FLIPS = 250
+FLIPS = 150
 
 
 @pytest.mark.usefixtures("early_checkpoints")

@@ -363,7 +363,7 @@ class LogAgainstModel(RuleBasedStateMachine):
 
 
 TestLogAgainstModel = LogAgainstModel.TestCase
-TestLogAgainstModel.settings = settings(max_examples=120, stateful_step_count=30, deadline=None)
+TestLogAgainstModel.settings = settings(max_examples=70, stateful_step_count=30, deadline=None)
 
 
 def test_log_read_that_meets_a_write_half_noted_waits_for_it(log: LogStore) -> None:

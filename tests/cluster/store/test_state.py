@@ -513,4 +513,4 @@ class StateAgainstModel(RuleBasedStateMachine):
 
 
 TestStateAgainstModel = StateAgainstModel.TestCase
-TestStateAgainstModel.settings = settings(max_examples=120, stateful_step_count=25, deadline=None)
+TestStateAgainstModel.settings = settings(max_examples=70, stateful_step_count=25, deadline=None)
