@@ -6,7 +6,7 @@ IAM policies and grants come with the authorisation issue, which replaces `autho
 
 from keycluster.cluster.keys.commands import Caller
 from keycluster.cluster.keys.records import AccessKeyRecord, KeyRecord, StateReader, load_access_key
-from keycluster.cluster.wire.errors import AccessDeniedException
+from keycluster.cluster.wire.errors import AccessDeniedException, UnrecognizedClientException
 
 
 def authorise(caller: Caller, action: str, key: KeyRecord | None) -> None:
@@ -28,7 +28,7 @@ def denied(caller: Caller, action: str, *, resource: str = "this resource") -> A
 
 
 def check_credential(state: StateReader, caller: Caller) -> AccessKeyRecord:
-    """The access key that `caller` came with, as it is now. Raises AccessDeniedException unless it is still good."""
+    """The access key that `caller` came with, as it is now. Raises UnrecognizedClientException once it isn't good."""
     access_key = load_access_key(state, caller.access_key_id)
     if (
         access_key is None
@@ -37,7 +37,7 @@ def check_credential(state: StateReader, caller: Caller) -> AccessKeyRecord:
         or access_key.account != caller.account
         or access_key.principal != caller.principal
     ):
-        raise AccessDeniedException("The access key of this request is no longer active")
+        raise UnrecognizedClientException("The security token included in the request is invalid.")
     return access_key
 
 

@@ -105,7 +105,7 @@ def test_commands_before_the_founding_are_refused() -> None:
     """Nothing can be asked of a region that isn't there yet."""
     machine = KeyMachine(founded=False)
     assert machine.code(Tick(), caller=machine.region_speaks) == "KMSInternalException"
-    assert machine.code(machine.new_create_key()) == "AccessDeniedException"
+    assert machine.code(machine.new_create_key()) == "UnrecognizedClientException"
     assert machine.code(replace(FOUNDING, region="No Such"), caller=machine.region_speaks) == "ValidationException"
     assert machine.rows().keys() == {Table.CLOCK}
 
@@ -267,7 +267,7 @@ def test_access_key_is_created_used_and_deactivated_for_ever() -> None:
     machine.ok(DeactivateAccessKey(new.access_key_id))
     for version in (1, 2):
         refused = machine.code(EnableKey(key.key_id), caller=replace(caller, credential_version=version))
-        assert refused == "AccessDeniedException"
+        assert refused == "UnrecognizedClientException"
     assert machine.code(DeactivateAccessKey("AKIANOBODY0000000000")) == "NotFoundException"
 
 

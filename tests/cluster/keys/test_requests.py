@@ -156,7 +156,7 @@ def test_repeat_by_a_credential_that_was_deactivated_is_denied() -> None:
     copy = {"request_id": ID, "params_hash": HASH, "caller": machine.other}
     machine.ok(machine.new_create_key(), **copy)
     machine.ok(DeactivateAccessKey(machine.other.access_key_id))
-    assert machine.code(machine.new_create_key(), **copy) == "AccessDeniedException"
+    assert machine.code(machine.new_create_key(), **copy) == "UnrecognizedClientException"
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ def test_command_of_a_caller_who_is_not_its_credential_is_denied(caller: Caller)
     """A command carries its caller, and `apply` looks the credential up again."""
     machine = KeyMachine()
     before = machine.rows()
-    assert machine.code(machine.new_create_key(), caller=caller) == "AccessDeniedException"
+    assert machine.code(machine.new_create_key(), caller=caller) == "UnrecognizedClientException"
     after = machine.rows()
     del before[Table.CLOCK], after[Table.CLOCK]
     assert after == before
