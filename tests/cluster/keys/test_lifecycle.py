@@ -1,8 +1,8 @@
 """The whole life of keys against a simple model, in step: Hypothesis chooses the commands, times and repeats.
 
 The model knows nothing of rows: a dictionary of keys with their states, aliases and tags, and what was answered to each
-request. After each step the rows must say the same as the model, indexes and all; no entry may scan; and at the end a second replica that
-is given the same log must have the same rows, byte by byte.
+request. After each step the rows must say the same as the model, indexes and all; no entry may scan; and at the end a
+second replica that is given the same log must have the same rows, byte by byte.
 """
 
 from dataclasses import dataclass, field
