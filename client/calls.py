@@ -1,6 +1,6 @@
 """What all groups of operations build on: an operation's name, answer and kind, and one way to call it."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -35,7 +35,7 @@ def changing(name: str, response: type[R]) -> Operation[R]:
 class Calls:
     """The base of each group of operations. Who inherits says where calls go."""
 
-    async def _call(self, operation: Operation[R], request: Shape, timeout: float | None) -> R:
+    def _call(self, operation: Operation[R], request: Shape, timeout: float | None) -> Awaitable[R]:
         raise NotImplementedError
 
 

@@ -60,8 +60,7 @@ class _Call:
         self.reply: Reply[Raw] | None = None
         self.failure: Exception | None = None
 
-    def end(self, reply: Reply[Raw] | None, failure: Exception | None = None) -> None:
-        self.reply = reply
+    def fail(self, failure: Exception) -> None:
         self.failure = failure
         self.ended = True
         self.done.set()
@@ -82,24 +81,21 @@ class Connection:
         self._in_flight: dict[int, _Call | None] = {}  # None: its caller has given up, the reply is still to come.
         self._last_number = 0
         self._wake = runtime.new_event()
-        self._writer_waits = False
+        self._writer_waits = False  # For `_wake`, until somebody sets it.
         self._watch_at = math.inf
         self._watch_scope = anyio.CancelScope()
         self._heard_at = runtime.now()
         self._sign_asked_at: float | None = None
-        self._lost: str | None = None
+        self.is_open = True
+        self._lost = ""  # Why, once it isn't open any more.
         self._scope = anyio.CancelScope()
-
-    @property
-    def is_open(self) -> bool:
-        return self._lost is None
 
     async def ask(self, operation: str, body: Raw, *, request_id: bytes | None, deadline: float) -> Reply[Raw]:
         """The reply to one call. `deadline` is on the loop's clock.
 
         Raises `ConnectionLost` or `DeadlineExceeded`. May be cancelled: a reply that comes later is dropped.
         """
-        if self._lost is not None:
+        if not self.is_open:
             raise ConnectionLost(self._lost)
         call = _Call(operation, body, request_id, deadline, self._new_event())
         self._queue.append(call)
@@ -128,7 +124,7 @@ class Connection:
             self._lose("the client closed the connection")
             for call in [*self._in_flight.values(), *self._queue]:
                 if call is not None and not call.ended:
-                    call.end(None, ConnectionLost(self._lost or ""))
+                    call.fail(ConnectionLost(self._lost))
             self._in_flight.clear()
             self._queue.clear()
             await self._stream.aclose()
@@ -138,7 +134,8 @@ class Connection:
         self._lose("the client closed the connection")
 
     def _lose(self, reason: str) -> None:
-        if self._lost is None:
+        if self.is_open:
+            self.is_open = False
             self._lost = reason
             self._scope.cancel()
 
@@ -166,26 +163,27 @@ class Connection:
     def _next_batch(self) -> list[Request[Raw]]:
         """What goes into the next frame: bounded in number, in bytes, and by the calls that may be in flight."""
         requests: list[Request[Raw]] = []
-        now, bytes_left = self._now(), self.request_bytes_max + REQUEST_OVERHEAD_BYTES
-        room = min(REQUESTS_PER_BATCH, self._in_flight_max - len(self._in_flight))
-        while self._queue and len(requests) < room:
-            call = self._queue[0]
+        queue, in_flight, now = self._queue, self._in_flight, self._now()
+        bytes_left = self.request_bytes_max + REQUEST_OVERHEAD_BYTES
+        room = min(REQUESTS_PER_BATCH, self._in_flight_max - len(in_flight))
+        while queue and len(requests) < room:
+            call = queue[0]
             if call.ended:
-                self._queue.popleft()
+                queue.popleft()
                 continue
             bytes_left -= len(call.body) + REQUEST_OVERHEAD_BYTES
             if bytes_left < 0:
                 break
-            self._queue.popleft()
-            call.number = self._next_number()
-            self._in_flight[call.number] = call
-            deadline_ms = min(max(int((call.deadline - now) * 1000), 1), DEADLINE_MS_MAX)
-            requests.append(Request(call.number, call.operation, deadline_ms, call.request_id, call.body))
+            queue.popleft()
+            call.number = number = self._next_number()
+            in_flight[number] = call
+            deadline_ms = min(int((call.deadline - now) * 1000) or 1, DEADLINE_MS_MAX)
+            requests.append(Request(number, call.operation, deadline_ms, call.request_id, call.body))
         return requests
 
     def _next_number(self) -> int:
-        number = self._last_number % _NUMBER_MAX + 1
-        while number in self._in_flight:
+        number = self._last_number + 1
+        while number > _NUMBER_MAX or number in self._in_flight:
             number = number % _NUMBER_MAX + 1
         self._last_number = number
         return number
@@ -217,7 +215,9 @@ class Connection:
         for reply in replies:
             call = in_flight.pop(reply.id, None)
             if call is not None:
-                call.end(reply)
+                call.reply = reply
+                call.ended = True
+                call.done.set()
             elif reply.id == 0:
                 self._lose(f"the node closes the connection: {decode_failure(reply.body).message}")
 
@@ -237,7 +237,7 @@ class Connection:
             for call in waiting:
                 if call.deadline <= now and not call.ended:
                     self._give_up(call)
-                    call.end(None, DeadlineExceeded(f"no answer to {call.operation} within its time"))
+                    call.fail(DeadlineExceeded(f"no answer to {call.operation} within its time"))
             self._watch_at = math.inf
             next_deadline = min((call.deadline for call in waiting if not call.ended), default=None)
             if next_deadline is not None:

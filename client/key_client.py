@@ -2,7 +2,7 @@
 
 import os
 import random
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import Self
@@ -36,9 +36,9 @@ class RegionOperations(DataOperations, KeyOperations, LabelOperations, AdminOper
         self._timeout = timeout
         self._only_at = only_at
 
-    async def _call(self, operation: Operation[R], request: Shape, timeout: float | None) -> R:
+    def _call(self, operation: Operation[R], request: Shape, timeout: float | None) -> Awaitable[R]:
         seconds = self._timeout if timeout is None else timeout
-        return await self._region.call(operation, request, timeout=seconds, only_at=self._only_at)
+        return self._region.call(operation, request, timeout=seconds, only_at=self._only_at)
 
 
 class KeyClient(RegionOperations):

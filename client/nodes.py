@@ -33,10 +33,12 @@ class KnownNode:
         """Why the last attempt to connect failed."""
         self.refusal: KmsError | None = None
         """The node's final answer to the log-in: another attempt would get the same."""
-        self._down_seconds = 0.0
+        self.is_well = True
+        """Neither down nor resting."""
         self.down_until = 0.0
-        self._rest_seconds = 0.0
+        self._down_seconds = 0.0
         self._rests_until = 0.0
+        self._rest_seconds = 0.0
 
     def is_usable(self, now: float) -> bool:
         """Whether to send it a call now. Where it rests and its time is over, one caller is told so, as a probe."""
@@ -50,6 +52,7 @@ class KnownNode:
 
     def mark_down(self, now: float, jitter: random.Random) -> float:
         """Returns for how many seconds."""
+        self.is_well = False
         self._down_seconds = decorrelated(self._down_seconds, DOWN_SECONDS_MIN, DOWN_SECONDS_MAX, jitter)
         self.down_until = now + self._down_seconds
         return self._down_seconds
@@ -58,15 +61,19 @@ class KnownNode:
         self.connection = connection
         self.trouble = self.refusal = None
         self.down_until = self._down_seconds = 0.0
+        self.is_well = self._rests_until == 0.0
 
     def mark_refused(self, now: float, jitter: random.Random) -> None:
         """It answered "try another node"."""
+        self.is_well = False
         self._rest_seconds = decorrelated(self._rest_seconds, REST_SECONDS_MIN, REST_SECONDS_MAX, jitter)
         self._rests_until = now + self._rest_seconds
 
     def mark_answered(self) -> None:
         """It answered a call."""
-        self._rests_until = self._rest_seconds = 0.0
+        if not self.is_well:
+            self._rests_until = self._rest_seconds = 0.0
+            self.is_well = self.down_until == 0.0
 
 
 def decorrelated(previous: float, least: float, most: float, jitter: random.Random) -> float:

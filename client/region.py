@@ -115,18 +115,28 @@ class Region:
 
         Raises the `KmsError` that the region answers with, or a `KeyClientError`.
         """
-        now = self._clock()
+        tries = _Tries(only_at or self._nodes, self._clock() + timeout)
         body = Raw(_encode(request))
         request_id = os.urandom(REQUEST_ID_BYTES) if operation.is_change else None
-        tries = _Tries(only_at or self._nodes, now + timeout)
         while True:
             node = self._choose(tries)
-            reply = await self._ask(node, tries, operation, body, request_id)
-            if reply is not None:
-                if not reply.failed:
-                    node.mark_answered()
-                    return _decode(operation, reply)
-                self._take_failure(node, tries, reply)
+            connection = node.connection
+            if connection is None or not connection.is_open:
+                connection = await self._connected(node, tries)
+            if connection is not None:
+                _check_length(body, connection)
+                try:
+                    reply = await connection.ask(operation.name, body, request_id=request_id, deadline=tries.deadline)
+                except ConnectionLost:
+                    tries.unanswered = True
+                except DeadlineExceeded:
+                    tries.unanswered = True
+                    self._raise_outcome(tries, operation)
+                else:
+                    if not reply.failed:
+                        node.mark_answered()
+                        return _decode(operation, reply)
+                    self._take_failure(node, tries, reply)
             tries.failed_at.append(node)
             await self._before_next(tries, operation)
 
@@ -137,32 +147,11 @@ class Region:
 
     def _choose(self, tries: _Tries) -> KnownNode:
         """The usable node that is preferred most among those that haven't failed the call; else who is back first."""
-        now = self._clock()
         for node in tries.nodes:
-            if node not in tries.failed_at and node.is_usable(now):
+            if node not in tries.failed_at and (node.is_well or node.is_usable(self._clock())):
                 return node
         untried = [node for node in tries.nodes if node not in tries.failed_at]
         return min(untried or tries.nodes, key=lambda node: node.down_until)
-
-    async def _ask(
-        self, node: KnownNode, tries: _Tries, operation: Operation[R], body: Raw, request_id: bytes | None
-    ) -> Reply[Raw] | None:
-        """The node's reply; None where there is no connection, or it was lost."""
-        connection = node.connection
-        if connection is None or not connection.is_open:
-            connection = await self._connected(node, tries)
-            if connection is None:
-                return None
-        if len(body) > connection.request_bytes_max:
-            raise RequestTooLarge(f"the request has {len(body)} bytes; {connection.request_bytes_max} is the limit")
-        try:
-            return await connection.ask(operation.name, body, request_id=request_id, deadline=tries.deadline)
-        except ConnectionLost:
-            tries.unanswered = True
-            return None
-        except DeadlineExceeded:
-            tries.unanswered = True
-            self._raise_outcome(tries, operation)
 
     def _take_failure(self, node: KnownNode, tries: _Tries, reply: Reply[Raw]) -> None:
         """Raises the node's refusal unless it says that another node may do it."""
@@ -296,6 +285,11 @@ class Region:
             await stream.aclose()
             raise
         return Connection(stream, welcome, runtime, in_flight_max=self._in_flight_max)
+
+
+def _check_length(body: Raw, connection: Connection) -> None:
+    if len(body) > connection.request_bytes_max:
+        raise RequestTooLarge(f"the request has {len(body)} bytes; {connection.request_bytes_max} is the limit")
 
 
 def _decode(operation: Operation[R], reply: Reply[Raw]) -> R:

@@ -45,7 +45,8 @@ class SecureStream:
         try:
             raw = await anyio.connect_tcp(host, port)
         except OSError as error:
-            raise StreamBroken(f"connecting failed: {error.strerror or error}") from error
+            reason = error.__cause__ if isinstance(error.__cause__, OSError) else error
+            raise StreamBroken(f"connecting failed: {reason.strerror or reason}") from error
         # Without it a small request waits 40 ms for the other side's delayed ACK.
         raw_socket = raw.extra(SocketAttribute.raw_socket)  # noqa: S610  # Not Django's.
         raw_socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
