@@ -60,9 +60,10 @@ class Leadership:
         return granted
 
     def _may_hold(self, member: NodeId, now: Instant) -> bool:
-        """L2(c), L9."""
+        """L2(c), L9. Of the newest configuration too: a removal that is appended counts, committed or not."""
         return (
             self._core.committed_membership.is_member(member)
+            and self._core.membership.is_member(member)
             and member not in leaving(self._core.membership)
             and (self._change is None or member not in self._change.leaving)
             and not self.book.lags_too_far(member, now)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from keycluster.cluster.cluster_time import NoClusterTime
 from keycluster.cluster.invariant import require
+from keycluster.cluster.peer_messages import ReplicaMessage
 from keycluster.cluster.raft.config import RaftConfig
 from keycluster.cluster.raft.errors import RaftError
 from keycluster.cluster.raft.messages import Membership
@@ -33,7 +34,18 @@ class Options:
 
     faults_ns: int = 6 * SECOND
     drift_ppm: int = 1_000
-    kinds: Sequence[str] = ("crash", "pause", "cut", "weather", "hang", "members", "hand_over", "compact", "storm")
+    kinds: Sequence[str] = (
+        "crash",
+        "pause",
+        "cut",
+        "split",
+        "weather",
+        "hang",
+        "members",
+        "hand_over",
+        "compact",
+        "storm",
+    )
 
 
 @dataclass(slots=True)
@@ -63,6 +75,7 @@ class Chaos(World):
         )
         self.report = Report(str(seed))
         self._pause_chance = 0.0
+        self.stops_before_output = self._stops
         self._ends = self.options.faults_ns
         for machine in self.machines.values():
             self._draw_clock(machine)
@@ -70,6 +83,7 @@ class Chaos(World):
             "crash": self._crash_one,
             "pause": self._pause_one,
             "cut": self._cut_some,
+            "split": self._split,
             "weather": self._change_weather,
             "hang": self._hang_one,
             "members": self._change_members,
@@ -160,8 +174,9 @@ class Chaos(World):
     def _end_storm(self) -> None:
         self._pause_chance = 0.0
 
-    def pauses_before_output(self, machine: Machine) -> bool:
-        if machine.paused or self.rng.random() >= self._pause_chance:
+    def _stops(self, machine: Machine, sender: NodeId, message: ReplicaMessage) -> bool:
+        del sender, message
+        if self.rng.random() >= self._pause_chance:
             return False
         node = machine.node
         self.after(self.rng.randrange(10 * MILLISECOND, 1_200 * MILLISECOND), lambda: self.resume(node))
@@ -176,14 +191,31 @@ class Chaos(World):
         else:
             side = set(self.rng.sample(nodes, self.rng.randint(1, len(nodes))))
         out = {(a, b) for a in nodes for b in nodes if a in side and b not in side}
-        both = self.rng.random() < 0.6
-        cut = out | {(b, a) for a, b in out} if both else out if self.rng.random() < 0.5 else {(b, a) for a, b in out}
+        back = {(b, a) for a, b in out}
+        cut = self.rng.choice([out | back, out | back, out, back])
         if self.rng.random() < 0.3:
-            cut = {link for link in cut if self.rng.random() < 0.6}
-        self.network.cut |= cut
-        self.after(
-            self.rng.randrange(20 * MILLISECOND, 1_500 * MILLISECOND), lambda: self.network.cut.difference_update(cut)
-        )
+            cut = {link for link in sorted(cut) if self.rng.random() < 0.6}
+        self._cut(cut)
+
+    def _split(self) -> None:
+        """The leader and as many others as make no majority, cut off from the rest."""
+        leader = self.leader()
+        if leader is None or leader.replica is None:
+            return
+        membership = leader.replica.core.membership
+        others = [node for node in membership.members if node != leader.node]
+        self.rng.shuffle(others)
+        side = {leader.node}
+        for node in others:
+            if not membership.has_quorum({*side, node}) and self.rng.random() < 0.8:
+                side.add(node)
+        out = {(a, b) for a in self.machines for b in self.machines if a in side and b not in side}
+        self._cut(out | {(b, a) for a, b in out})
+
+    def _cut(self, links: set[tuple[NodeId, NodeId]]) -> None:
+        self.network.cut |= links
+        heal_after = self.rng.randrange(20 * MILLISECOND, 2_200 * MILLISECOND)
+        self.after(heal_after, lambda: self.network.cut.difference_update(links))
 
     def _change_weather(self) -> None:
         rng, network = self.rng, self.network

@@ -11,7 +11,7 @@ scenario wants to see what happens, outside it.
 import heapq
 import random
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -29,6 +29,8 @@ SNAPSHOT_BYTES = 300_000  # Two chunks.
 PPM = 1_000_000
 
 Input = Callable[[Member, Instant], None]
+Meddle = Callable[[NodeId, NodeId, ReplicaMessage], int | None]
+"""(sender, receiver, message) -> further delay in nanoseconds, or None: it is lost. For scenarios."""
 
 
 class ContractBroken(InvariantBroken):
@@ -96,6 +98,10 @@ class Machine:
         return self.member.replica if self.member is not None and not self.paused else None
 
 
+Stops = Callable[[Machine, NodeId, ReplicaMessage], bool]
+"""(machine, sender, message) -> whether the process stops between this message and what it leads to."""
+
+
 class World:
     def __init__(
         self,
@@ -119,6 +125,8 @@ class World:
         self.settled = LogIndex(0)  # The newest that any replica ever took for settled.
         self.settled_at: list[tuple[int, LogIndex]] = []
         self.leaders: list[tuple[Term, NodeId]] = []
+        self.meddle: Meddle = lambda sender, receiver, message: 0
+        self.stops_before_output: Stops = lambda machine, sender, message: False
         self._heap: list[tuple[int, int, Callable[[], None]]] = []
         self._events = 0
         self._history: dict[LogIndex, bytes] = {}
@@ -172,11 +180,13 @@ class World:
         if machine.member is None or not machine.paused:
             return
         machine.paused = False
+        self.check()  # A request may be the first thing that it looks at.
         if machine.drain_waits:
             machine.drain_waits = False
             self._drain(machine)
         while machine.waiting and not machine.paused and machine.member is not None:
             self.feed(machine, machine.waiting.popleft())
+            self.check()
 
     # Time
 
@@ -322,27 +332,28 @@ class World:
 
     def _send(self, machine: Machine, receiver: NodeId, message: ReplicaMessage) -> None:
         target = self.machines.get(receiver)
-        if target is None:
+        further = self.meddle(machine.node, receiver, message)
+        if target is None or further is None:
             return
         encoded = encode_peer_message(message)
         sender = machine.node
 
         def arrive() -> None:
             if (sender, receiver) not in self.network.cut:
-                pause = target.member is not None and self.pauses_before_output(target)
+                stops = target.replica is not None and self.stops_before_output(target, sender, message)
                 self.feed(
                     target,
                     lambda m, now: m.replica.receive(sender, decode_peer_message(encoded), now, target.wall(self.t)),
-                    pause_before_output=pause,
+                    pause_before_output=stops,
                 )
 
         for delay in self.network.delays(self.rng):
-            self.after(delay, arrive)
+            self.after(delay + further, arrive)
 
-    def pauses_before_output(self, machine: Machine) -> bool:
-        """Chaos says when a pause falls between an input and its outputs."""
-        del machine
-        return False
+    def cut_off(self, node: NodeId, *, keep: Iterable[NodeId] = ()) -> None:
+        """Cuts all links of a node, both ways, except those with `keep`."""
+        others = set(self.machines) - {node, *keep}
+        self.network.cut |= {(node, other) for other in others} | {(other, node) for other in others}
 
     # Questions
 
@@ -354,6 +365,10 @@ class World:
             if machine.replica is not None and machine.replica.core.is_leader
         ]
         return max(leading, key=lambda machine: machine.replica.core.term if machine.replica else 0, default=None)
+
+    def led_by(self, node: NodeId) -> bool:
+        replica = self.machines[node].replica
+        return replica is not None and replica.core.is_leader
 
     def may_serve(self, node: NodeId) -> bool:
         machine = self.machines[node]
