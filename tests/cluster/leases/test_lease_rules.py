@@ -129,7 +129,9 @@ def leader_stopped_between_clock_and_answer() -> None:
         machine is leader and sender == asker and isinstance(message, LeaseAsk)
     )
     world.run_for(900 * MILLISECOND)  # The leader has taken questions and stands still before it answers.
-    world.meddle = lambda sender, receiver, message: None if receiver == asker and sender != leader.node else 0
+    world.meddle = lambda sender, receiver, message: (
+        None if receiver == asker and not isinstance(message, LeaseAnswer) else 0
+    )
     world.cut_off(asker, keep=[leader.node])
     world.stops_before_output = lambda machine, sender, message: False
     write_when_led(world)
