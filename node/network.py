@@ -14,6 +14,7 @@ import socket
 import ssl
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 
 import trio
 from cryptography import x509
@@ -40,6 +41,9 @@ from keycluster.node.streams import PlainStream, TlsStream
 
 DIAL_SECONDS_MAX = 5.0
 """For the name look-up, the connection and the handshake together."""
+
+PEER_UNANSWERED_SECONDS = 2
+"""A stream between nodes is broken, and dialled anew, when the other machine acknowledges nothing for so long."""
 
 LISTEN_BACKLOG = 1024
 
@@ -82,7 +86,7 @@ class RealNetwork:
         context = _client_context(peer_ca)
         context.check_hostname = False  # The pinned key says more than a name, and survives a change of address.
         _load_identity(context, identity)
-        stream = await _dial(address, context, server_hostname=None)
+        stream = await _dial(address, context, server_hostname=None, shake=_peer_shake)
         if stream.peer_public_key != expected_public_key:
             await stream.aclose()
             raise DialError(f"{address} shows another public key than the one pinned for that node")
@@ -106,7 +110,7 @@ class RealNetwork:
         context.verify_mode = ssl.CERT_REQUIRED
         context.verify_flags |= ssl.VERIFY_X509_STRICT
         context.load_verify_locations(cadata=peer_ca)
-        await self._serve(address, _Port(handler, limits, _tls_shake(context)), task_status)
+        await self._serve(address, _Port(handler, limits, partial(_peer_shake, context)), task_status)
 
     async def serve_native(
         self,
@@ -117,7 +121,7 @@ class RealNetwork:
         limits: ServeLimits = DEFAULT_LIMITS,
         task_status: AddressReport = ADDRESS_NOT_REPORTED,
     ) -> None:
-        shake = _tls_shake(_server_context(identity))
+        shake = partial(_shake, _server_context(identity))
         await self._serve(address, _Port(handler, limits, shake), task_status)
 
     async def serve_plain(
@@ -129,7 +133,7 @@ class RealNetwork:
         limits: ServeLimits = DEFAULT_LIMITS,
         task_status: AddressReport = ADDRESS_NOT_REPORTED,
     ) -> None:
-        shake = _no_shake if identity is None else _tls_shake(_server_context(identity))
+        shake = _no_shake if identity is None else partial(_shake, _server_context(identity))
         await self._serve(address, _Port(handler, limits, shake), task_status, loopback_only=identity is None)
 
     async def _serve(
@@ -224,21 +228,28 @@ async def _no_shake(plain: PlainStream) -> ByteStream:
     return plain
 
 
-def _tls_shake(context: ssl.SSLContext) -> Shake:
-    async def shake(plain: PlainStream) -> ByteStream:
-        stream = TlsStream(plain, context)
-        await stream.handshake()
-        return stream
-
-    return shake
+async def _shake(context: ssl.SSLContext, plain: PlainStream, server_hostname: str | None = None) -> TlsStream:
+    stream = TlsStream(plain, context, server_hostname=server_hostname)
+    await stream.handshake()
+    return stream
 
 
-async def _dial(address: str, context: ssl.SSLContext, *, server_hostname: str | None) -> TlsStream:
+async def _peer_shake(context: ssl.SSLContext, plain: PlainStream, server_hostname: str | None = None) -> TlsStream:
+    plain.break_when_unanswered(PEER_UNANSWERED_SECONDS)
+    return await _shake(context, plain, server_hostname)
+
+
+async def _dial(
+    address: str,
+    context: ssl.SSLContext,
+    *,
+    server_hostname: str | None,
+    shake: Callable[[ssl.SSLContext, PlainStream, str | None], Awaitable[TlsStream]] = _shake,
+) -> TlsStream:
     with trio.move_on_after(DIAL_SECONDS_MAX):
         plain = await _connect(address)
         try:
-            stream = TlsStream(plain, context, server_hostname=server_hostname)
-            await stream.handshake()
+            stream = await shake(context, plain, server_hostname)
         except ssl.SSLCertVerificationError as error:
             plain.close()
             raise DialError(f"{address} shows a certificate that is not accepted: {error.verify_message}") from error

@@ -4,7 +4,11 @@ Who is a member, and by which key, is what the applied state says (or, on a node
 answered). It is looked at when a stream opens and again whenever members change: a stream whose pin changed is closed.
 
 What can't be sent is dropped: the outbox of a peer that is down or slow is bounded, and everything said between
-members is either repeated (Raft, leases) or asked for again (forwarded commands).
+members is either repeated (Raft, leases) or asked for again (forwarded commands, once `peer_lost` tells of the stream
+that may have had them).
+
+What comes out of here and ends the node is what it must not run on with: it was removed, was rolled back, or its state
+is not the region's. Anything malformed ends the stream it came on, and no more.
 """
 
 from collections import deque
@@ -19,10 +23,9 @@ import trio
 from keycluster.cluster.seams import AddressReport, ByteStream, DialError, Entropy, Network, TlsIdentity
 from keycluster.cluster.types import LogIndex, NodeId, Term
 from keycluster.node.peer_link import (
-    LENGTH_BYTES,
-    PEER_FRAME_BYTES_MAX,
     PEER_PROTOCOL_VERSION,
     Farewell,
+    FrameReader,
     Hello,
     NodeMessage,
     PeerProtocolError,
@@ -33,13 +36,14 @@ from keycluster.node.peer_link import (
     frame_of,
 )
 
-OUTBOX_MESSAGES_MAX = 8192
+OUTBOX_BYTES_MAX = 24 * 1024 * 1024  # Above what the core has under way to one member, and a burst of forwards.
+MESSAGE_BYTES_OVERHEAD = 64  # What a message that waits costs beside its bytes: so small ones are bounded too.
 FRAME_FILL_BYTES = 1024 * 1024  # A frame is closed once it holds this much: one message more always fits the maximum.
 SEND_S_MAX = 5.0  # A stream that takes longer for one frame is broken off and dialled anew.
 HELLO_S_MAX = 5.0
 DIAL_AGAIN_FIRST_S = 0.03
 DIAL_AGAIN_LONGEST_S = 1.0
-READ_BYTES = 256 * 1024
+LASTING_S = 1.0  # A stream that broke sooner doesn't start the back-off over: a handshake costs both sides.
 
 log = structlog.get_logger(__name__)
 
@@ -80,15 +84,54 @@ class PeerReceiver(Protocol):
         """Raises RolledBack when the peer knows of more than this node has."""
         ...
 
+    def peer_lost(self, peer: NodeId) -> None:
+        """A stream to or from it broke: what was under way on it may be lost."""
+        ...
+
 
 @dataclass(slots=True)
 class _Outbox:
     peer: Peer
-    waiting: deque[NodeMessage] = field(default_factory=deque)
+    waiting: deque[bytes] = field(default_factory=deque)  # Encoded.
+    waiting_bytes: int = 0
     filled: trio.Event = field(default_factory=trio.Event)
+    dial_now: trio.Event = field(default_factory=trio.Event)
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     connected: bool = False
     dropped: int = 0
+
+    def put(self, message: bytes) -> bool:
+        """False if there is no room."""
+        if self.waiting_bytes > OUTBOX_BYTES_MAX:
+            self.dropped += 1
+            return False
+        self.waiting.append(message)
+        self.waiting_bytes += len(message) + MESSAGE_BYTES_OVERHEAD
+        self.filled.set()
+        return True
+
+    def take_frame(self) -> bytes:
+        """The next frame: as many messages as fill it."""
+        parts: list[bytes] = []
+        filled = 0
+        while self.waiting and filled < FRAME_FILL_BYTES:
+            part = self.waiting.popleft()
+            self.waiting_bytes -= len(part) + MESSAGE_BYTES_OVERHEAD
+            parts.append(part)
+            filled += len(part)
+        return frame_of(parts)
+
+    def empty(self) -> None:
+        self.waiting.clear()
+        self.waiting_bytes = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Incoming:
+    """A stream that a peer dialled."""
+
+    identity_key: bytes
+    scope: trio.CancelScope
 
 
 class Peers:
@@ -116,23 +159,19 @@ class Peers:
         self._directory = directory
         self._receiver: PeerReceiver | None = None
         self._outboxes: dict[NodeId, _Outbox] = {}
-        self._incoming: dict[ByteStream, tuple[Peer, trio.CancelScope]] = {}
+        self._incoming: dict[NodeId, _Incoming] = {}
         self._nursery: trio.Nursery | None = None
 
     def connect_to(self, receiver: PeerReceiver) -> None:
         """Says whom messages are for; before `run`."""
         self._receiver = receiver
 
-    def send(self, peer: NodeId, message: NodeMessage) -> None:
-        """Queues a message, or drops it if there is no such peer, no stream, or no room."""
+    def send(self, peer: NodeId, message: NodeMessage) -> bool:
+        """Queues a message. False if it was dropped: there is no such peer, no stream, or no room."""
         outbox = self._outboxes.get(peer)
-        if outbox is None:
-            return
-        if not outbox.connected or len(outbox.waiting) >= OUTBOX_MESSAGES_MAX:
-            outbox.dropped += 1
-            return
-        outbox.waiting.append(message)
-        outbox.filled.set()
+        if outbox is None or not outbox.connected:
+            return False
+        return outbox.put(encode_message(message))
 
     def connected(self) -> list[NodeId]:
         """Peers we have a stream to, sorted."""
@@ -147,11 +186,11 @@ class Peers:
             if wanted.get(node) != outbox.peer:
                 outbox.scope.cancel()
                 del self._outboxes[node]
-        for stream, (peer, scope) in list(self._incoming.items()):
-            known = wanted.get(peer.node)
-            if known is None or known.identity_key != peer.identity_key:
-                scope.cancel()
-                del self._incoming[stream]
+        for node, incoming in list(self._incoming.items()):
+            known = wanted.get(node)
+            if known is None or known.identity_key != incoming.identity_key:
+                incoming.scope.cancel()
+                del self._incoming[node]
         for node in sorted(wanted):
             if node not in self._outboxes:
                 outbox = self._outboxes[node] = _Outbox(wanted[node])
@@ -179,32 +218,43 @@ class Peers:
         pause = DIAL_AGAIN_FIRST_S
         with outbox.scope:
             while True:
+                outbox.dial_now = trio.Event()
+                lasted = False
                 try:
-                    stream = await self._network.dial_peer(
-                        outbox.peer.address,
-                        identity=self._identity,
-                        peer_ca=self._peer_ca,
-                        expected_public_key=outbox.peer.identity_key,
-                    )
-                    try:
-                        await self._greet(stream, outbox.peer.node)
-                        pause = DIAL_AGAIN_FIRST_S
-                        await self._send_until_broken(stream, outbox)
-                    finally:
-                        outbox.connected = False
-                        outbox.waiting.clear()
-                        await stream.aclose()
+                    lasted = await self._dial_and_send(outbox)
                 except (DialError, PeerProtocolError, trio.BrokenResourceError, trio.ClosedResourceError) as error:
                     log.debug("no stream to peer", peer=outbox.peer.node, reason=str(error))
-                await trio.sleep(pause * (0.5 + self._jitter.random()))
-                pause = min(pause * 2, DIAL_AGAIN_LONGEST_S)
+                pause = DIAL_AGAIN_FIRST_S if lasted else min(pause * 2, DIAL_AGAIN_LONGEST_S)
+                with trio.move_on_after(pause * (0.5 + self._jitter.random())):
+                    await outbox.dial_now.wait()
+
+    async def _dial_and_send(self, outbox: _Outbox) -> bool:
+        """One stream, until it breaks. Returns whether it had lasted."""
+        stream = await self._network.dial_peer(
+            outbox.peer.address,
+            identity=self._identity,
+            peer_ca=self._peer_ca,
+            expected_public_key=outbox.peer.identity_key,
+        )
+        try:
+            await self._greet(stream, outbox.peer.node)
+            greeted_at = trio.current_time()
+            outbox.connected = True
+            await self._send_until_broken(stream, outbox)
+            return trio.current_time() - greeted_at > LASTING_S
+        finally:
+            if outbox.connected:
+                outbox.connected = False
+                outbox.empty()
+                self._require_receiver().peer_lost(outbox.peer.node)
+            await stream.aclose()
 
     async def _greet(self, stream: ByteStream, peer: NodeId) -> None:
         """Both hellos of a stream we dialled."""
         receiver = self._require_receiver()
         await self._send(stream, encode_opening(self._hello(peer)))
         with trio.move_on_after(HELLO_S_MAX):
-            body = await _FrameReader(stream).read()
+            body = await FrameReader(stream).read()
             answer = decode_opening(body, region=self._region) if body is not None else None
             if isinstance(answer, Farewell):
                 raise RemovedFromRegion(answer.reason)
@@ -221,13 +271,12 @@ class Peers:
     async def _send_until_broken(self, stream: ByteStream, outbox: _Outbox) -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._watch_for_end, stream, nursery.cancel_scope)
-            outbox.connected = True
             try:
                 while True:
                     if not outbox.waiting:
                         outbox.filled = trio.Event()
                         await outbox.filled.wait()
-                    await self._send(stream, _fill_frame(outbox.waiting))
+                    await self._send(stream, outbox.take_frame())
             except (PeerProtocolError, trio.BrokenResourceError, trio.ClosedResourceError) as error:
                 # Ended here, not let out: a nursery would wrap it in a group.
                 log.debug("stream to peer broke", peer=outbox.peer.node, reason=str(error))
@@ -249,78 +298,73 @@ class Peers:
 
     async def _accept(self, stream: ByteStream) -> None:
         """A stream that somebody dialled: theirs to speak on, ours to listen to."""
-        peer = next((p for p in self._directory.peers().values() if p.identity_key == stream.peer_public_key), None)
+        peer = self._peer_of(stream)
         if peer is None:
             await self._turn_away(stream)
             return
-        with trio.CancelScope() as scope:
-            self._incoming[stream] = (peer, scope)
-            try:
-                await self._listen_to(stream, peer.node)
-            except PeerProtocolError as error:
-                log.warning("peer's stream closed", peer=peer.node, reason=str(error))
-            finally:
-                self._incoming.pop(stream, None)
+        try:
+            frames = await self._answer_hello(stream, peer.node)
+            if self._peer_of(stream) is not None:  # It may have left, or got another key, since we looked.
+                await self._listen_to(peer, frames)
+        except PeerProtocolError as error:
+            log.warning("peer's stream closed", peer=peer.node, reason=str(error))
+
+    def _peer_of(self, stream: ByteStream) -> Peer | None:
+        """The member whose key the other side has proved to hold."""
+        return next((p for p in self._directory.peers().values() if p.identity_key == stream.peer_public_key), None)
 
     async def _turn_away(self, stream: ByteStream) -> None:
-        if stream.peer_certificate is not None and self._directory.was_removed(stream.peer_certificate):
-            farewell = Farewell("this node was removed from the region")
-            with trio.move_on_after(HELLO_S_MAX):
-                await stream.send_all(encode_opening(farewell))
+        """Closes. One that was removed is told so, after its hello: bytes unread at the close would cut off ours."""
+        if stream.peer_certificate is None or not self._directory.was_removed(stream.peer_certificate):
+            return
+        with trio.move_on_after(HELLO_S_MAX), suppress(PeerProtocolError):
+            await FrameReader(stream).read()
+            await stream.send_all(encode_opening(Farewell("this node was removed from the region")))
 
-    async def _listen_to(self, stream: ByteStream, peer: NodeId) -> None:
-        receiver = self._require_receiver()
-        frames = _FrameReader(stream)
-        with trio.move_on_after(HELLO_S_MAX) as greeting:
+    async def _answer_hello(self, stream: ByteStream, peer: NodeId) -> FrameReader:
+        """Both hellos of a stream that `peer` dialled."""
+        frames = FrameReader(stream)
+        body = None
+        with trio.move_on_after(HELLO_S_MAX):
             body = await frames.read()
-        if greeting.cancelled_caught or body is None:
+        if body is None:
             raise PeerProtocolError("no hello")
         hello = decode_opening(body, region=self._region)
         if not isinstance(hello, Hello) or hello.node != peer:
             raise PeerProtocolError("the hello names another node")
-        receiver.learn_known_of_me(peer, hello.known_of_you)
+        self._require_receiver().learn_known_of_me(peer, hello.known_of_you)
         await self._send(stream, encode_opening(self._hello(peer)))
-        while (body := await frames.read()) is not None:
-            receiver.receive(peer, decode_messages(body))
+        return frames
+
+    async def _listen_to(self, peer: Peer, frames: FrameReader) -> None:
+        receiver = self._require_receiver()
+        with trio.CancelScope() as scope:
+            incoming = _Incoming(peer.identity_key, scope)
+            self._take_over_from(self._incoming.get(peer.node))
+            self._incoming[peer.node] = incoming
+            self._dial_back(peer.node)
+            try:
+                # What is read already is not taken any more once members changed: a cancelled read would notice late.
+                while not scope.cancel_called and (body := await frames.read()) is not None:
+                    receiver.receive(peer.node, decode_messages(body))
+            finally:
+                if self._incoming.get(peer.node) is incoming:
+                    del self._incoming[peer.node]
+                receiver.peer_lost(peer.node)
+
+    @staticmethod
+    def _take_over_from(older: _Incoming | None) -> None:
+        """A member speaks on one stream at a time. An older one is dead, even if nobody has told this machine yet."""
+        if older is not None:
+            older.scope.cancel()
+
+    def _dial_back(self, peer: NodeId) -> None:
+        """Who reaches us is up: the back-off need not run out."""
+        outbox = self._outboxes.get(peer)
+        if outbox is not None and not outbox.connected:
+            outbox.dial_now.set()
 
     def _require_receiver(self) -> PeerReceiver:
         if self._receiver is None:
             raise RuntimeError("connect_to comes before run")
         return self._receiver
-
-
-def _fill_frame(waiting: deque[NodeMessage]) -> bytes:
-    parts: list[bytes] = []
-    filled = 0
-    while waiting and filled < FRAME_FILL_BYTES:
-        part = encode_message(waiting.popleft())
-        parts.append(part)
-        filled += len(part)
-    return frame_of(parts)
-
-
-class _FrameReader:
-    """Whole frames from a stream, in order."""
-
-    def __init__(self, stream: ByteStream) -> None:
-        self._stream = stream
-        self._buffer = bytearray()
-
-    async def read(self) -> bytes | None:
-        """A frame's body; None at the end of the stream between frames. Raises PeerProtocolError."""
-        while True:
-            if len(self._buffer) >= LENGTH_BYTES:
-                length = int.from_bytes(self._buffer[:LENGTH_BYTES], "big")
-                if length > PEER_FRAME_BYTES_MAX:
-                    raise PeerProtocolError(f"a frame of {length} bytes")
-                end = LENGTH_BYTES + length
-                if len(self._buffer) >= end:
-                    body = bytes(self._buffer[LENGTH_BYTES:end])
-                    del self._buffer[:end]
-                    return body
-            received = await self._stream.receive_some(READ_BYTES)
-            if not received:
-                if self._buffer:
-                    raise PeerProtocolError("the stream ended within a frame")
-                return None
-            self._buffer += received

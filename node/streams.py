@@ -74,6 +74,18 @@ class PlainStream:
         self.close()
         await trio.lowlevel.checkpoint()
 
+    def break_when_unanswered(self, seconds: int) -> None:
+        """Has the system break the connection when the other side acknowledges nothing for so long, busy or idle.
+
+        Without it bytes sent into a network that has lost its way are repeated for a quarter of an hour, less and less
+        often: once the network is back they may still wait for minutes.
+        """
+        if self._socket.family in (socket.AF_INET, socket.AF_INET6):
+            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, seconds * 1_000)
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, seconds)
+            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 1)
+
     def close(self) -> None:
         """Closes the socket; tasks that wait on it get `trio.ClosedResourceError`."""
         if not self._closed:
