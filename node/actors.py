@@ -2,7 +2,8 @@
 
 An actor's logic is a plain class; here stands what keeps it running. An actor is started, reports when it is ready,
 and is stopped in reverse order of starting. When it fails it is either restarted with back-off (`RESTART`: links,
-maintenance) or takes the node down (`STOP_NODE`: what holds state, where going on could serve something wrong).
+maintenance) or takes the node down (`STOP_NODE`: what holds state, where going on could serve something wrong). Some
+failures take it down whoever meets them: a damaged store isn't worked around by reading it again.
 Nothing outlives the supervisor's nursery.
 """
 
@@ -109,8 +110,10 @@ class ActorSpec:
 class Supervisor:
     """Starts actors in order, restarts or gives up by their spec, stops them in reverse order."""
 
-    def __init__(self, nursery: trio.Nursery) -> None:
+    def __init__(self, nursery: trio.Nursery, *, fatal: tuple[type[Exception], ...] = ()) -> None:
+        """`fatal`: exceptions that are never answered by a restart."""
         self._nursery = nursery
+        self._fatal = fatal
         self._running: list[tuple[ActorSpec, trio.CancelScope, trio.Event]] = []
         self.restarts = 0
 
@@ -148,7 +151,7 @@ class Supervisor:
                     try:
                         await spec.run(task_status=first)
                     except Exception as error:
-                        if spec.on_failure is OnFailure.STOP_NODE:
+                        if spec.on_failure is OnFailure.STOP_NODE or self._is_fatal(error):
                             raise
                         log.warning("actor failed and is restarted", actor=spec.name, error=describe(error))
                     else:
@@ -160,6 +163,11 @@ class Supervisor:
                     pause = min(pause * 2, RESTART_LONGEST_S)
         finally:
             ended.set()
+
+    def _is_fatal(self, error: Exception) -> bool:
+        if isinstance(error, ExceptionGroup):
+            return error.subgroup(self._fatal) is not None
+        return isinstance(error, self._fatal)
 
 
 class _OnceStatus:

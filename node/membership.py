@@ -31,6 +31,7 @@ from keycluster.cluster.replica import Replica
 from keycluster.cluster.seams import Clock
 from keycluster.cluster.store.state import StateView
 from keycluster.cluster.types import NodeId
+from keycluster.node.operations.admin import best_successor
 from keycluster.node.peers import Peer
 
 LOOK_AGAIN_S = 0.1
@@ -105,14 +106,16 @@ class MembershipActor:
     def _next_change(self) -> None:
         core = self._replica.core
         membership = core.membership
-        if membership != core.committed_membership or membership.is_joint:
+        if membership != core.committed_membership or membership.is_joint or self._replica.membership_change_waits:
             return
+        if core.term_start is None or self._view.applied_index < core.term_start:
+            return  # A new leader's log may be ahead of its rows.
         rows = {member.node: member for member in load_members(self._view)}
         if not rows.keys() >= set(membership.members):
             return  # What made them members is committed, but not applied yet.
         leaving = sorted(node for node in membership.members if rows[node].state is MemberState.REMOVING)
         if self._node in leaving:
-            self._hand_over(membership, rows)
+            self._hand_over(leaving)
             return
         target = next_membership(membership, rows, caught_up=self._caught_up())
         if target is not None:
@@ -124,13 +127,11 @@ class MembershipActor:
         near = core.commit_index - CAUGHT_UP_ENTRIES
         return frozenset(node for node, progress in core.progress.items() if progress.match >= max(near, 1))
 
-    def _hand_over(self, membership: Membership, rows: Mapping[NodeId, MemberRecord]) -> None:
-        staying = [
-            node for node in membership.voters if node != self._node and rows[node].state is not MemberState.REMOVING
-        ]
-        if staying:
-            best = max(staying, key=lambda node: (self._replica.core.progress[node].match, node))
-            self._replica.transfer_leadership(best, self._clock.now())
+    def _hand_over(self, leaving: Collection[NodeId]) -> None:
+        now = self._clock.now()
+        successor = best_successor(self._replica, now, leaving=leaving)
+        if successor is not None and not self._replica.core.is_handing_over:
+            self._replica.transfer_leadership(successor, now)
 
 
 def next_membership(

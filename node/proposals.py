@@ -20,7 +20,7 @@ from keycluster.cluster.keys.commands import Outcome
 from keycluster.cluster.raft.errors import HandingOver, NotLeader, ProposalsFull
 from keycluster.cluster.raft.messages import Entry
 from keycluster.cluster.replica import Replica
-from keycluster.cluster.seams import Clock
+from keycluster.cluster.seams import Clock, Entropy
 from keycluster.cluster.store.state import StateView
 from keycluster.cluster.types import ClusterTime, LogIndex, NodeId, Term
 from keycluster.cluster.wire.errors import ThrottlingException
@@ -28,9 +28,13 @@ from keycluster.node.actors import Ask, Mailbox, MailboxFull
 from keycluster.node.peer_link import Forward, ForwardReply
 from keycluster.node.raft_driver import Touched
 
-WAITING_MAX = 4096  # Commands of this node and forwarded ones under way at once; beyond it callers are throttled.
-FORWARD_AGAIN_S = 1.0  # A forwarded command whose reply got lost with its stream is sent again after this.
-TRY_AGAIN_S = 0.03  # After a leader that is handing over, or has lost it without anybody knowing the next one.
+WAITING_MAX = 4096  # This node's commands under way, and a leader's in its log; beyond it callers are throttled.
+WAITING_BYTES_MAX = 64 * 1024 * 1024  # Of this node's commands under way.
+FORWARD_AGAIN_S = 5.0  # Lost replies are noticed with their stream; this is for one that a full outbox dropped.
+NUMBER_BYTES = 7  # Counted on from, a number still fits 64 bits.
+THROTTLED_TEXT = "Rate exceeded"
+TRY_AGAIN_FIRST_S = 0.03  # After a leader that is handing over, or has lost it without anybody knowing the next one.
+TRY_AGAIN_LONGEST_S = 0.25  # All that wait try again alike: they must not be what keeps the loop busy.
 
 
 class Setback(Enum):
@@ -52,6 +56,14 @@ class _InLog:
     outcome: Outcome | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class _Forwarded:
+    """A command under way to `leader`: its reply counts from there alone."""
+
+    leader: NodeId
+    ask: Ask[Outcome | Setback]
+
+
 class Proposals:
     """`Consensus` for the rest of the node."""
 
@@ -62,9 +74,11 @@ class Proposals:
         replica: Replica,
         view: StateView,
         clock: Clock,
-        send: Callable[[NodeId, Forward | ForwardReply], None],
+        entropy: Entropy,
+        send: Callable[[NodeId, Forward | ForwardReply], bool],
         pump: Callable[[], None],
     ) -> None:
+        """`send` returns whether the message is on its way at all."""
         self._node = node
         self._replica = replica
         self._view = view
@@ -74,11 +88,18 @@ class Proposals:
         self._queue: Mailbox[tuple[bytes, Deliver]] = Mailbox(capacity=WAITING_MAX)
         self._in_log: dict[LogIndex, _InLog] = {}
         self._to_acknowledge: list[LogIndex] = []  # A heap: acknowledged in the log's order.
-        self._forwarded: dict[int, Ask[Outcome | Setback]] = {}
-        self._numbers = 0
+        self._forwarded: dict[int, _Forwarded] = {}
+        # Forwards' numbers begin anywhere: a leader may still answer this node's former process, by its numbers.
+        self._number = int.from_bytes(entropy.random_bytes(NUMBER_BYTES), "big")
+        self._under_way = 0
+        self._under_way_bytes = 0
+        self._all_done = trio.Event()
+        self._retires = False
         self._leadership: tuple[NodeId | None, Term] = (replica.core.leader, replica.core.term)
         self._leadership_moved = trio.Event()
-        self._reads: list[tuple[LogIndex, int, trio.Event]] = []  # A heap of reads that wait to be settled.
+        # Reads that wait to be settled, by what they saw. Those whose callers have gone stay until then: there are no
+        # more of these indexes than batches were applied since the settled one.
+        self._reads: dict[LogIndex, trio.Event] = {}
 
     @property
     def view(self) -> StateView:
@@ -89,51 +110,69 @@ class Proposals:
         return self._replica.core.leader
 
     def may_serve(self) -> bool:
-        return self._replica.may_serve(self._clock.now())
+        return not self._retires and self._replica.may_serve(self._clock.now())
 
     def cluster_time(self) -> ClusterTime | None:
         return self._replica.cluster_time(self._clock.now())
 
     async def settled(self, index: LogIndex) -> None:
-        if self._replica.settled_index >= index:
-            return
-        event = trio.Event()
-        self._numbers += 1
-        heapq.heappush(self._reads, (index, self._numbers, event))
-        await event.wait()
+        if self._replica.settled_index < index:
+            await self._reads.setdefault(index, trio.Event()).wait()
 
     async def propose(self, command: bytes) -> Outcome:
+        if self._under_way >= WAITING_MAX or self._under_way_bytes > WAITING_BYTES_MAX:
+            raise ThrottlingException(THROTTLED_TEXT)
+        self._under_way += 1
+        self._under_way_bytes += len(command)
+        try:
+            return await self._propose_until_done(command)
+        finally:
+            self._under_way -= 1
+            self._under_way_bytes -= len(command)
+            if not self._under_way:
+                self._all_done.set()
+                self._all_done = trio.Event()
+
+    async def _propose_until_done(self, command: bytes) -> Outcome:
+        pause = TRY_AGAIN_FIRST_S
         while True:
-            leader, ask = self._replica.core.leader, Ask[Outcome | Setback]()
-            moved = self._leadership_moved
+            leader, moved = self._replica.core.leader, self._leadership_moved
             if leader is None:
                 await moved.wait()
                 continue
-            if leader == self._node:
-                self._enqueue(command, ask.answer)
-                result = await ask.wait()
-            else:
-                result = await self._forward(leader, command, ask)
+            result = await (self._propose_here(command) if leader == self._node else self._forward(leader, command))
             if isinstance(result, Outcome):
                 return result
             if result is Setback.THROTTLED:
-                raise ThrottlingException("Rate exceeded")
-            with trio.move_on_after(TRY_AGAIN_S):
+                raise ThrottlingException(THROTTLED_TEXT)
+            with trio.move_on_after(pause):
                 await moved.wait()
+                pause = TRY_AGAIN_FIRST_S / 2
+            pause = min(pause * 2, TRY_AGAIN_LONGEST_S)
 
-    async def _forward(self, leader: NodeId, command: bytes, ask: Ask[Outcome | Setback]) -> Outcome | Setback:
-        if len(self._forwarded) >= WAITING_MAX:
-            return Setback.THROTTLED
-        self._numbers += 1
-        number = self._numbers
-        self._forwarded[number] = ask
+    async def _propose_here(self, command: bytes) -> Outcome | Setback:
+        ask = Ask[Outcome | Setback]()
+        self._enqueue(command, ask.answer)
+        return await ask.wait()
+
+    async def _forward(self, leader: NodeId, command: bytes) -> Outcome | Setback:
+        self._number += 1
+        number, ask = self._number, Ask[Outcome | Setback]()
+        self._forwarded[number] = _Forwarded(leader, ask)
         try:
-            self._send(leader, Forward(number, command))
+            if not self._send(leader, Forward(number, command)):
+                return Setback.MOVED
             with trio.move_on_after(FORWARD_AGAIN_S):
                 return await ask.wait()
             return Setback.MOVED
         finally:
             del self._forwarded[number]
+
+    async def retire(self) -> None:
+        """This node serves nothing any more; returns once nobody waits for a command here."""
+        self._retires = True
+        while self._under_way:
+            await self._all_done.wait()
 
     def _enqueue(self, command: bytes, deliver: Deliver) -> None:
         if len(self._in_log) >= WAITING_MAX:
@@ -144,9 +183,9 @@ class Proposals:
         except MailboxFull:
             deliver(Setback.THROTTLED)
 
-    async def leader_is_not(self, node: NodeId) -> None:
-        """Returns once somebody else leads, or nobody."""
-        while self._replica.core.leader == node:
+    async def another_leads(self) -> None:
+        """Returns once another node is known to lead."""
+        while self._replica.core.leader in (None, self._node):
             await self._leadership_moved.wait()
 
     def take_forward(self, sender: NodeId, forward: Forward) -> None:
@@ -161,15 +200,21 @@ class Proposals:
         else:
             deliver(Setback.MOVED)
 
-    def take_reply(self, reply: ForwardReply) -> None:
+    def take_reply(self, sender: NodeId, reply: ForwardReply) -> None:
         """What became of a command of ours; late ones find nobody waiting."""
-        ask = self._forwarded.get(reply.number)
-        if ask is None:
+        forwarded = self._forwarded.get(reply.number)
+        if forwarded is None or forwarded.leader != sender:
             return
         if reply.outcome is not None:
-            ask.answer(reply.outcome)
+            forwarded.ask.answer(reply.outcome)
         else:
-            ask.answer(Setback.THROTTLED if reply.throttled else Setback.MOVED)
+            forwarded.ask.answer(Setback.THROTTLED if reply.throttled else Setback.MOVED)
+
+    def peer_lost(self, peer: NodeId) -> None:
+        """Commands on their way there, or their replies, may be lost: they are sent again."""
+        for forwarded in self._forwarded.values():
+            if forwarded.leader == peer:
+                forwarded.ask.answer(Setback.MOVED)
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Proposes what waits, all at once: commands that came in one turn of the loop share an append and a sync."""
@@ -197,9 +242,7 @@ class Proposals:
         for _, deliver in batch:
             deliver(setback)
 
-    def state_moved(
-        self, entries: Sequence[Entry], outcomes: Sequence[Outcome | None], touched: Touched
-    ) -> None:
+    def state_moved(self, entries: Sequence[Entry], outcomes: Sequence[Outcome | None], touched: Touched) -> None:
         """Keeps the outcomes of our own proposals; an index that another term's entry took is set back."""
         if not self._in_log:
             return
@@ -222,16 +265,15 @@ class Proposals:
         leadership = (self._replica.core.leader, self._replica.core.term)
         if leadership != self._leadership:
             self._leadership = leadership
-            if leadership[0] != self._node:
-                self._set_back_all()
-            for ask in list(self._forwarded.values()):
-                ask.answer(Setback.MOVED)
+            self._set_back_all()
+            for forwarded in self._forwarded.values():
+                forwarded.ask.answer(Setback.MOVED)
             self._leadership_moved.set()
             self._leadership_moved = trio.Event()
         if self._to_acknowledge:
             self._acknowledge()
-        while self._reads and self._reads[0][0] <= self._replica.settled_index:
-            heapq.heappop(self._reads)[2].set()
+        if self._reads:
+            self._release_reads()
 
     def _acknowledge(self) -> None:
         now = self._clock.now()
@@ -245,7 +287,13 @@ class Proposals:
                 waiting.deliver(waiting.outcome)
             heapq.heappop(self._to_acknowledge)
 
+    def _release_reads(self) -> None:
+        settled = self._replica.settled_index
+        for index in [index for index in self._reads if index <= settled]:
+            self._reads.pop(index).set()
+
     def _set_back_all(self) -> None:
+        """What an earlier leadership of this node put into the log: whether it is committed is not known here."""
         waiting, self._in_log = self._in_log, {}
         self._to_acknowledge.clear()
         for command in waiting.values():

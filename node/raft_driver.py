@@ -1,9 +1,10 @@
 """Drives one `Replica` on trio: its disk writes, its applied entries, its snapshots and its clock.
 
 The replica decides, this module waits: every input is followed by `pump`, which hands the replica's outputs to whom
-they belong. Three loops wait for the disk, so that none holds up another: the *log* loop writes what must be durable
-before messages may leave, the *apply* loop carries committed entries into the key state, the *chunk* loop reads and
-writes snapshots' pieces. What they report is taken up on the event loop, between two steps of everything else.
+they belong. Four loops wait for the disk, so that none holds up another: the *log* loop writes what must be durable
+before messages may leave, the *apply* loop carries committed entries into the key state and installs snapshots, the
+*snapshot* loop makes snapshots and reads and writes their pieces, the *tidy* loop compacts. What they report is taken
+up on the event loop, between two steps of everything else.
 
 Order within an applied batch (rule L5): commit on disk, then in one step of the loop: move the pinned view, invalidate
 caches, tell the replica. So *applied* means visible to every reader.
@@ -21,20 +22,28 @@ from keycluster.cluster.keys.commands import Outcome
 from keycluster.cluster.keys.records import load_clock
 from keycluster.cluster.peer_messages import ReplicaMessage
 from keycluster.cluster.raft.messages import Entry, HardState, SnapshotMeta
+from keycluster.cluster.raft.progress import ProgressState
 from keycluster.cluster.raft.ready import IncomingChunk, SnapshotRead
-from keycluster.cluster.replica import NO_STAMP, Replica, ReplicaPersist
+from keycluster.cluster.replica import NO_STAMP, Replica, ReplicaPersist, ReplicaReady
 from keycluster.cluster.seams import Clock, Disk
 from keycluster.cluster.store.errors import SnapshotRefused
 from keycluster.cluster.store.log import LogStore
 from keycluster.cluster.store.state import StateStore, StateTx, StateView
-from keycluster.cluster.types import ClusterTime, LogIndex, NodeId, Term
+from keycluster.cluster.types import SECOND, ClusterTime, LogIndex, NodeId, Term
 from keycluster.node.actors import Mailbox
 
 TICK_S_MAX = 0.015  # A quarter of a heartbeat: late ticks only delay, they never make anything unsafe.
+TICK_S_MIN = 0.0005
 APPLY_ENTRIES_MAX = 256  # Of one transaction: bounds how long readers of new state wait for it.
 LOG_ENTRIES_KEPT = 4096  # Behind the applied index, for members that lag: beyond it they get a snapshot.
-LOG_ENTRIES_SLACK = 1024  # Compacted in steps of this many, not entry by entry.
-CHUNKS_WAITING_MAX = 256
+LOG_ENTRIES_KEPT_LONGEST = 16 * 4096  # For members that answer and are still further behind.
+LOG_ENTRIES_SLACK = 256  # Compacted in steps of this many, not entry by entry: each step holds up the log's writes.
+SNAPSHOT_KEPT_S = 60.0  # For a member that wants it and hasn't been heard of lately. Old copies hold what was deleted.
+
+# These queues are bounded by the core, by bytes (raft/config.py): one that fills up shows a fault of ours.
+WRITES_WAITING_MAX = 100_000
+APPLIES_WAITING_MAX = 1_000_000
+SNAPSHOT_JOBS_WAITING_MAX = 10_000
 
 log = structlog.get_logger(__name__)
 
@@ -72,8 +81,25 @@ class Stores:
         return self.folder / "snapshot.out"
 
     @property
+    def leftovers(self) -> list[Path]:
+        """What a former process may have left of snapshots: to be erased before the node runs (security.md, 3)."""
+        return [self.outgoing, self.incoming, self.outgoing.with_name(self.outgoing.name + ".unfinished")]
+
+    @property
     def incoming(self) -> Path:
         return self.folder / "snapshot.in"
+
+
+@dataclass(frozen=True, slots=True)
+class _Install:
+    """A snapshot to install once all entries before it are applied and all writes up to `after_ticket` are done."""
+
+    meta: SnapshotMeta
+    after_ticket: int
+
+
+class _DropSnapshot:
+    """Erase the file that nobody wants any more."""
 
 
 class RaftDriver:
@@ -87,7 +113,7 @@ class RaftDriver:
         clock: Clock,
         disk: Disk,
         apply_entry: Callable[[StateTx, Entry], Outcome],
-        send: Callable[[NodeId, ReplicaMessage], None],
+        send: Callable[[NodeId, ReplicaMessage], object],
         listener: StateListener,
     ) -> None:
         self.replica = replica
@@ -97,11 +123,21 @@ class RaftDriver:
         self._apply_entry = apply_entry
         self._send = send
         self._listener = listener
-        self._writes: Mailbox[ReplicaPersist] = Mailbox(capacity=100_000)  # Bounded by the core's windows, far below.
-        self._applies: Mailbox[Entry | NodeId | SnapshotMeta] = Mailbox(capacity=1_000_000)
-        self._chunks: Mailbox[IncomingChunk | SnapshotRead] = Mailbox(capacity=CHUNKS_WAITING_MAX)
-        self._log_lock = trio.Lock()  # One writer of the log at a time: the log loop, or an installed snapshot.
+        self._writes: Mailbox[ReplicaPersist] = Mailbox(capacity=WRITES_WAITING_MAX)
+        self._applies: Mailbox[Entry | _Install] = Mailbox(capacity=APPLIES_WAITING_MAX)
+        self._snapshots: Mailbox[NodeId | SnapshotRead | IncomingChunk | _DropSnapshot] = Mailbox(
+            capacity=SNAPSHOT_JOBS_WAITING_MAX
+        )
+        self._log_lock = trio.Lock()  # One writer of the log: the log loop, the tidy loop, or an installed snapshot.
+        self._ticket_out = 0  # The newest write handed to the log loop, and the newest done.
+        self._ticket_done = 0
+        self._writes_moved = trio.Event()
+        self._applied_some = trio.Event()
+        self._until_tick = trio.CancelScope()
         self._snapshot: SnapshotMeta | None = None  # What `outgoing` holds.
+        self._wanted: set[NodeId] = set()  # Who waits for an offer: asked for again while one is being made.
+        self._offered: dict[NodeId, SnapshotMeta] = {}
+        self._is_receiving = False  # `incoming` is being written, or is to be installed.
 
     def receive(self, sender: NodeId, messages: Sequence[ReplicaMessage]) -> None:
         """Takes one frame of a peer. The clock is read after it came."""
@@ -116,17 +152,26 @@ class RaftDriver:
             self._send(peer, message)
         if ready.persist is not None:
             self._writes.tell(ready.persist)
+            self._ticket_out = ready.persist.ticket
         for entry in ready.committed:
             self._applies.tell(entry)
-        for peer in ready.snapshots_wanted:
-            self._applies.tell(peer)
-        for read in ready.snapshot_reads:
-            self._chunks.tell(read)
-        if ready.snapshot_chunk is not None:
-            self._chunks.tell(ready.snapshot_chunk)
-        if ready.snapshot_install is not None:
-            self._applies.tell(ready.snapshot_install)
+        self._tell_snapshots(ready)
         self._listener.stepped()
+        if self.replica.settled_index < self.replica.applied_index:
+            # What waits for the end of a lease must not wait for the next regular tick on top of it.
+            self._until_tick.deadline = min(self._until_tick.deadline, self._next_tick_at())
+
+    def _tell_snapshots(self, ready: ReplicaReady) -> None:
+        for peer in ready.snapshots_wanted:
+            if peer not in self._wanted:
+                self._wanted.add(peer)
+                self._snapshots.tell(peer)
+        for read in ready.snapshot_reads:
+            self._snapshots.tell(read)
+        if ready.snapshot_chunk is not None:
+            self._snapshots.tell(ready.snapshot_chunk)
+        if ready.snapshot_install is not None:
+            self._applies.tell(_Install(ready.snapshot_install, self._ticket_out))
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Runs until cancelled. Any failure of a store, or a broken invariant, propagates: it stops the node."""
@@ -134,17 +179,23 @@ class RaftDriver:
             nursery.start_soon(self._tick_loop)
             nursery.start_soon(self._log_loop)
             nursery.start_soon(self._apply_loop)
-            nursery.start_soon(self._chunk_loop)
+            nursery.start_soon(self._snapshot_loop)
+            nursery.start_soon(self._tidy_loop)
             self.pump()
             task_status.started()
 
     async def _tick_loop(self) -> None:
         while True:
-            now = self._clock.now()
-            wait_s = min(max((self.replica.next_wakeup(now) - now) / 1e9, 0.0005), TICK_S_MAX)
-            await trio.sleep(wait_s)
+            with trio.CancelScope(deadline=self._next_tick_at()) as self._until_tick:
+                await trio.sleep_forever()
             self.replica.tick(self._clock.now(), self._clock.wall())
             self.pump()
+
+    def _next_tick_at(self) -> float:
+        """On trio's clock."""
+        now = self._clock.now()
+        wait_s = (self.replica.next_wakeup(now) - now) / SECOND
+        return trio.current_time() + min(max(wait_s, TICK_S_MIN), TICK_S_MAX)
 
     async def _log_loop(self) -> None:
         while True:
@@ -152,30 +203,25 @@ class RaftDriver:
             write = merge_writes(jobs)
             async with self._log_lock:
                 await self._disk.run(lambda write=write: write.to(self._stores.log))  # type: ignore[misc]
-            self.replica.persisted(jobs[-1].ticket, self._clock.now())
+            self._ticket_done = jobs[-1].ticket
+            self._writes_moved.set()
+            self._writes_moved = trio.Event()
+            self.replica.persisted(self._ticket_done, self._clock.now())
             self.pump()
 
     async def _apply_loop(self) -> None:
         while True:
-            jobs = await self._applies.take_all()
             entries: list[Entry] = []
-            for job in jobs:
+            for job in await self._applies.take_all():
                 if isinstance(job, Entry):
                     entries.append(job)
-                    if len(entries) == APPLY_ENTRIES_MAX:
-                        await self._apply(entries)
-                        entries = []
-                    continue
-                if entries:
+                if entries and (isinstance(job, _Install) or len(entries) == APPLY_ENTRIES_MAX):
                     await self._apply(entries)
                     entries = []
-                if isinstance(job, SnapshotMeta):
+                if isinstance(job, _Install):
                     await self._install(job)
-                else:
-                    await self._offer_snapshot(job)
             if entries:
                 await self._apply(entries)
-            await self._tidy()
 
     async def _apply(self, entries: list[Entry]) -> None:
         state = self._stores.state
@@ -183,6 +229,7 @@ class RaftDriver:
         state.refresh()
         self._listener.state_moved(entries, applied.results, applied.touched)
         self._report_applied()
+        self._applied_some.set()
 
     def _report_applied(self) -> None:
         view = self._stores.state.view
@@ -196,25 +243,19 @@ class RaftDriver:
         )
         self.pump()
 
-    async def _offer_snapshot(self, peer: NodeId) -> None:
-        """Makes a snapshot of what is applied, unless the last one still joins up with the log."""
-        stores = self._stores
-        if self._snapshot is None or self._snapshot.index + 1 < stores.log.first_index:
-            self._snapshot = await self._disk.run(lambda: stores.state.write_snapshot(stores.outgoing))
-            log.info("snapshot made", index=self._snapshot.index)
-        size = self._disk.size(stores.outgoing)
-        self.replica.offer_snapshot(peer, self._snapshot, size=size, now=self._clock.now())
-        self.pump()
-
-    async def _install(self, meta: SnapshotMeta) -> None:
-        """The state first, then the log: a crash in between leaves a log that ends before the state does, and `run.py`
-        resets it when it opens them.
+    async def _install(self, job: _Install) -> None:
+        """The state first, then the log: a crash in between leaves a log that ends before the state does, and
+        `join_up` resets it when both are opened.
         """
-        stores = self._stores
+        stores, meta = self._stores, job.meta
+        while self._ticket_done < job.after_ticket:
+            await self._writes_moved.wait()  # Entries written after the reset would not follow it.
         try:
             await self._disk.run(lambda: stores.state.install_snapshot(stores.incoming, meta))
         except SnapshotRefused as error:
             log.warning("a snapshot was refused", index=meta.index, reason=str(error))
+            self._is_receiving = False
+            self._snapshots.tell(_DropSnapshot())
             self.replica.snapshot_refused(meta, self._clock.now())
             self.pump()
             return
@@ -231,35 +272,85 @@ class RaftDriver:
             time_floor=time_floor,
             running_floor=running_floor,
         )
+        self._is_receiving = False
+        self._snapshots.tell(_DropSnapshot())
         self.pump()
 
-    async def _tidy(self) -> None:
-        """Between batches: the log far behind what is applied is compacted."""
-        stores = self._stores
-        applied = stores.state.view.applied_index
-        if applied - stores.log.first_index > LOG_ENTRIES_KEPT + LOG_ENTRIES_SLACK:
-            upto = LogIndex(applied - LOG_ENTRIES_KEPT)
-            async with self._log_lock:
-                await self._disk.run(lambda: stores.log.compact(upto))
-
-    async def _chunk_loop(self) -> None:
+    async def _tidy_loop(self) -> None:
         while True:
-            for job in await self._chunks.take_all():
-                if isinstance(job, IncomingChunk):
-                    await self._store_chunk(job)
-                else:
-                    await self._read_chunk(job)
+            await self._applied_some.wait()
+            self._applied_some = trio.Event()
+            upto = self._compactable()
+            if upto is not None:
+                async with self._log_lock:
+                    await self._disk.run(lambda upto=upto: self._stores.log.compact(upto))  # type: ignore[misc]
+            if self._snapshot is not None and not self._is_snapshot_wanted():
+                self._snapshots.tell(_DropSnapshot())
+
+    def _compactable(self) -> LogIndex | None:
+        """Up to where the log can go: far behind what is applied, and behind what members that answer still need."""
+        applied, first = self._stores.state.view.applied_index, self._stores.log.first_index
+        upto = applied - LOG_ENTRIES_KEPT
+        if applied - first < LOG_ENTRIES_KEPT_LONGEST:
+            upto = min(upto, self.replica.core.retain_above)
+        return LogIndex(upto) if upto - first + 1 >= LOG_ENTRIES_SLACK else None
+
+    async def _snapshot_loop(self) -> None:
+        while True:
+            for job in await self._snapshots.take_all():
+                match job:
+                    case IncomingChunk():
+                        await self._store_chunk(job)
+                    case SnapshotRead():
+                        await self._read_chunk(job)
+                    case _DropSnapshot():
+                        await self._drop_snapshots()
+                    case peer:
+                        await self._offer_snapshot(peer)
                 self.pump()
+
+    async def _offer_snapshot(self, peer: NodeId) -> None:
+        """Makes a snapshot of what is applied, unless the last one still joins up with the log.
+
+        A peer that wants one again after it was offered this very one could not use it: it gets another.
+        """
+        stores, snapshot = self._stores, self._snapshot
+        if snapshot is None or snapshot.index + 1 < stores.log.first_index or self._offered.get(peer) == snapshot:
+            self._snapshot = None
+            snapshot = await self._disk.run(lambda: stores.state.write_snapshot(stores.outgoing))
+            self._snapshot = snapshot
+            log.info("snapshot made", index=snapshot.index)
+        self._offered[peer] = snapshot
+        self._wanted.discard(peer)
+        size = self._disk.size(stores.outgoing)
+        self.replica.offer_snapshot(peer, snapshot, size=size, now=self._clock.now())
+
+    def _is_snapshot_wanted(self) -> bool:
+        since = self._clock.now() - SNAPSHOT_KEPT_S * SECOND
+        return any(
+            progress.state is ProgressState.SNAPSHOT and progress.heard_at is not None and progress.heard_at >= since
+            for progress in self.replica.core.progress.values()
+        )
+
+    async def _drop_snapshots(self) -> None:
+        """Erases the files that have done their work: old copies hold what was deleted since (security.md, 3)."""
+        if self._snapshot is not None and not self._is_snapshot_wanted():
+            self._snapshot = None
+            self._offered.clear()
+            await self._disk.run(lambda: self._disk.remove(self._stores.outgoing))
+        if not self._is_receiving:
+            await self._disk.run(lambda: self._disk.remove(self._stores.incoming))
 
     async def _store_chunk(self, chunk: IncomingChunk) -> None:
         path = self._stores.incoming
+        self._is_receiving = True
         await self._disk.run(lambda: self._disk.write_at(path, chunk.offset, chunk.data))
         self.replica.snapshot_chunk_stored(
             chunk.meta, offset_next=chunk.offset + len(chunk.data), now=self._clock.now()
         )
 
     async def _read_chunk(self, read: SnapshotRead) -> None:
-        if read.meta != self._snapshot:  # A newer one took its place in the file: the peer starts over with that.
+        if read.meta != self._snapshot:  # Another one took its place in the file: the peer starts over with that.
             self.replica.snapshot_read_failed(read.peer, self._clock.now())
             return
         path = self._stores.outgoing

@@ -3,6 +3,8 @@
     seal → secrets → stores → Raft core → replica → driver, proposals, peers → room → dispatch → doors
 
 Actors are started in that order, so that a door opens only when there is something behind it, and stopped in reverse.
+A node that is told to stop first hands over leadership, then refuses what would need it to serve and lets the writes
+under way come to their end: clients go to another node by themselves, and nobody's answer is lost.
 """
 
 import hashlib
@@ -12,6 +14,7 @@ import structlog
 import trio
 
 from keycluster.cluster.cluster_time import ClockVerdict
+from keycluster.cluster.invariant import InvariantBroken
 from keycluster.cluster.keys.apply import apply_entry
 from keycluster.cluster.keys.commands import Outcome, stamp
 from keycluster.cluster.keys.records import Table
@@ -20,12 +23,14 @@ from keycluster.cluster.raft.config import RaftConfig
 from keycluster.cluster.raft.core import RaftCore
 from keycluster.cluster.raft.errors import RaftError
 from keycluster.cluster.raft.messages import Entry
-from keycluster.cluster.replica import Replica, ReplicaConfig
+from keycluster.cluster.replica import Replica, ReplicaConfig, StateDiverged
 from keycluster.cluster.seams import AddressReport, ServeLimits, World
+from keycluster.cluster.store.errors import StoreError
 from keycluster.cluster.store.log import LogStore
 from keycluster.cluster.store.recovery import join_up
 from keycluster.cluster.store.state import StateStore
 from keycluster.cluster.types import LogIndex, NodeId, Term
+from keycluster.cluster.witness import RolledBack
 from keycluster.node.actors import ActorSpec, OnFailure, Supervisor
 from keycluster.node.admission import Admitter
 from keycluster.node.config import NodeConfig
@@ -47,6 +52,10 @@ from keycluster.node.sealing import NodeSecrets
 
 NONCE_BYTES = 16  # Of lease questions.
 HAND_OVER_S_MAX = 2.0  # A stopping leader waits this long for another one to take over.
+RETIRE_S_MAX = 2.0  # And any stopping node for the writes under way.
+LAST_ANSWERS_S = 0.05  # Their answers leave the doors within this.
+FATAL = (StoreError, StateDiverged, RolledBack, InvariantBroken)
+"""Met by whichever actor: nothing is tried again on a store or a state that isn't what it must be."""
 
 log = structlog.get_logger(__name__)
 
@@ -93,6 +102,7 @@ class Node:
             replica=self.replica,
             view=view,
             clock=world.clock,
+            entropy=world.entropy,
             send=self.peers.send,
             pump=self.driver.pump,
         )
@@ -154,7 +164,7 @@ class Node:
             if isinstance(message, Forward):
                 self.proposals.take_forward(sender, message)
             elif isinstance(message, ForwardReply):
-                self.proposals.take_reply(message)
+                self.proposals.take_reply(sender, message)
             else:
                 of_replica.append(message)
         if of_replica:
@@ -167,18 +177,22 @@ class Node:
         if known is not None:
             self.replica.learn_known_of_me(*known)
 
+    def peer_lost(self, peer: NodeId) -> None:
+        self.proposals.peer_lost(peer)
+
     # Running
 
     async def run(self, stop: trio.Event, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serves until `stop` is set, then hands over and ends. What an actor that must not fail raises comes out."""
         async with trio.open_nursery() as nursery:
-            supervisor = Supervisor(nursery)
+            supervisor = Supervisor(nursery, fatal=FATAL)
             for spec in self._actors():
                 await supervisor.start(spec)
             log.info("node is up", node=self.config.node, region=self.config.region, az=self.config.az)
             task_status.started()
             await stop.wait()
             await self._hand_over()
+            await self._retire()
             await supervisor.stop()
         log.info("node has stopped", node=self.config.node)
 
@@ -225,7 +239,7 @@ class Node:
         core = self.replica.core
         if core.leader != self.config.node:
             return
-        successor = best_successor(self.replica)
+        successor = best_successor(self.replica, self.world.clock.now())
         if successor is None:
             return
         with trio.CancelScope(shield=True), trio.move_on_after(HAND_OVER_S_MAX):
@@ -235,7 +249,13 @@ class Node:
                 log.info("leadership is not handed over", reason=str(refusal))
                 return
             self.driver.pump()
-            await self.proposals.leader_is_not(self.config.node)
+            await self.proposals.another_leads()
+
+    async def _retire(self) -> None:
+        with trio.CancelScope(shield=True):
+            with trio.move_on_after(RETIRE_S_MAX):
+                await self.proposals.retire()
+            await trio.sleep(LAST_ANSWERS_S)
 
     def _warnings(self) -> tuple[str, ...]:
         warnings = []
@@ -259,7 +279,7 @@ def open_stores(config: NodeConfig, secrets: NodeSecrets, *, world: World) -> St
         state_log.close()
         raise
     stores = Stores(state_log, state, config.data)
-    for leftover in (stores.outgoing, stores.incoming):  # Old snapshots hold what was deleted since (security.md, 3).
+    for leftover in stores.leftovers:
         world.disk.remove(leftover)
     return stores
 

@@ -4,7 +4,7 @@ Those that change the region's state are commands like any other; a hand-over is
 trace in the log.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import msgspec
@@ -24,7 +24,7 @@ from keycluster.cluster.keys.token import open_secret
 from keycluster.cluster.raft.errors import RaftError
 from keycluster.cluster.replica import Replica
 from keycluster.cluster.seams import Clock
-from keycluster.cluster.types import SECOND, AccountId, NodeId
+from keycluster.cluster.types import SECOND, AccountId, Instant, NodeId
 from keycluster.cluster.wire import admin
 from keycluster.cluster.wire.errors import ConflictException, ValidationException
 from keycluster.node.access_keys import generate_access_key, seal_access_key
@@ -96,12 +96,13 @@ class AdminHandlers:
         core = self.replica.core
         if core.leader != self.room.node:
             raise ConflictException(f"This node does not lead; ask {core.leader or 'again later: nobody leads'}.")
-        target = NodeId(call.request.node_id) if call.request.node_id else best_successor(self.replica)
+        now = self.clock.now()
+        target = NodeId(call.request.node_id) if call.request.node_id else best_successor(self.replica, now)
         if target is None or not core.membership.is_voter(target):
             raise ValidationException(f"There is no other voter {target or ''}to hand over to.")
         if target != self.room.node:
             try:
-                self.replica.transfer_leadership(target, self.clock.now())
+                self.replica.transfer_leadership(target, now)
             except RaftError as refusal:
                 raise ConflictException(str(refusal)) from None
             self.pump()
@@ -144,11 +145,21 @@ class AdminHandlers:
         return outcome.ok or b""
 
 
-def best_successor(replica: Replica) -> NodeId | None:
-    """The other voter whose log is the longest, as far as this leader knows; None if there is none."""
+def best_successor(replica: Replica, now: Instant, *, leaving: Collection[NodeId] = ()) -> NodeId | None:
+    """The other voter, heard of a moment ago and staying, whose log is the longest; None if there is none.
+
+    One that is dead would leave the region without a leader for a time-out: it was told to campaign and can't.
+    """
     core = replica.core
-    others = [node for node in core.membership.voters if node != core.leader]
-    return max(others, key=lambda node: (core.progress[node].match, node), default=None)
+    fit = [
+        (progress.match, node)
+        for node, progress in core.progress.items()
+        if node in core.membership.voters
+        and node not in leaving
+        and progress.heard_at is not None
+        and now - progress.heard_at <= core.config.election_ns
+    ]
+    return max(fit, default=(0, None))[1]
 
 
 def _member_status(member: MemberRecord) -> admin.MemberStatus:
