@@ -5,14 +5,13 @@ Files live in memory. Each keeps what is *durable* beside what readers see, and 
 sectors of 512 bytes; a new file may be missing, a removed one may be back. A sector arrives whole or not at all, and
 a write harms no byte outside itself: what SQLite calls powersafe overwrite, and what it assumes of real disks too.
 
-SQLite runs on it through a VFS written here, with randomness and time from the seed. Only shared memory and locks of
-a database come from SQLite's own VFS, on an empty file in a memory-backed folder, one folder between two crashes: so
-the connections of a node that crashed can't touch what the restarted one sees. What they still do goes nowhere.
+SQLite runs on it through a VFS (`sqlite_vfs.py`).
 
 What else can go wrong, each a switch: syncs that do nothing (`syncs_lie`), a full disk (`bytes_max`), bit rot (`flip`),
 operations that stall (`stall`, `resume`), a crash in the midst of an operation (`crash_after`).
 """
 
+import errno
 import random
 import shutil
 import tempfile
@@ -22,12 +21,11 @@ from itertools import count
 from pathlib import Path
 from typing import TypeVar
 
-import apsw
 import trio
 
 from keycluster.cluster.seams import FolderInUse
+from keycluster.simulations.sqlite_vfs import SECTOR_BYTES, CrashVfs, seed_sqlite
 
-SECTOR_BYTES = 512
 _JULIAN_START_MS = 213_000_000_000_000  # Some day in 2037: SQLite wants a time, nothing of ours rests on it.
 _numbers = count(1)
 
@@ -66,7 +64,7 @@ class _Truncate:
 
 
 @dataclass(slots=True)
-class _File:
+class MemoryFile:
     content: bytearray = field(default_factory=bytearray)
     durable: bytearray = field(default_factory=bytearray)
     unsynced: list[_Write | _Truncate] = field(default_factory=list)
@@ -99,8 +97,8 @@ class CrashDisk:
         self.operations = 0  # Writes, syncs, truncations, removals and renames so far.
         self.epoch = 0
         self._random = random.Random(seed)
-        self._files: dict[Path, _File] = {}
-        self._durable_names: dict[Path, _File] = {}
+        self._files: dict[Path, MemoryFile] = {}
+        self._durable_names: dict[Path, MemoryFile] = {}
         self._folders: set[Path] = set()
         self._locks: set[Path] = set()
         self._crash_at: int | None = None
@@ -109,8 +107,9 @@ class CrashDisk:
         memory = Path("/dev/shm")  # noqa: S108 (holds empty files and SQLite's shared memory, in a folder of our own)
         self._scratch = Path(tempfile.mkdtemp(prefix="keycluster-disk-", dir=memory if memory.is_dir() else None))
         self._anchors: dict[Path, Path] = {}
-        self._vfses: list[_Vfs] = []
+        self._vfses: list[CrashVfs] = []
         self._start()
+        seed_sqlite(self._random)
 
     # The seam.
 
@@ -159,8 +158,8 @@ class CrashDisk:
         self._step()
         self._files[new] = self._files.pop(old)
         if not self.syncs_lie:
-            self._durable_names.pop(old, None)
-            self._durable_names[new] = file
+            self._sync_folder(new.parent)
+            self._sync_folder(old.parent)
 
     def remove(self, path: Path) -> None:
         self.remove_file(path, synced=True)
@@ -233,7 +232,7 @@ class CrashDisk:
 
     def put(self, path: Path, content: bytes) -> None:
         """Puts a file there as if it had always been: a copy from elsewhere, or from an hour ago."""
-        file = _File(bytearray(content), bytearray(content))
+        file = MemoryFile(bytearray(content), bytearray(content))
         self._files[path] = file
         self._durable_names[path] = file
 
@@ -244,29 +243,33 @@ class CrashDisk:
 
     # What the VFS and the seam share.
 
-    def open_file(self, path: Path) -> _File:
+    def open_file(self, path: Path) -> MemoryFile:
         """Made if it isn't there."""
         self._check()
-        return self._files.setdefault(path, _File())
+        return self._files.setdefault(path, MemoryFile())
+
+    def nameless_file(self) -> MemoryFile:
+        """A temporary one: nobody finds it after a crash."""
+        return MemoryFile()
 
     def exists(self, path: Path) -> bool:
         return path in self._files
 
-    def write_file(self, file: _File, offset: int, content: bytes) -> None:
+    def write_file(self, file: MemoryFile, offset: int, content: bytes) -> None:
         self._step()
         self.counts.writes += 1
         grows = offset + len(content) - len(file.content)
         if self.bytes_max is not None and grows > 0 and self._bytes_used() + grows > self.bytes_max:
             self.counts.full += 1
-            raise OSError(28, "No space left on device")
+            raise OSError(errno.ENOSPC, "No space left on device")
         file.write(offset, bytes(content))
 
-    def truncate_file(self, file: _File, size: int) -> None:
+    def truncate_file(self, file: MemoryFile, size: int) -> None:
         self._step()
         file.truncate(size)
 
-    def sync_file(self, file: _File) -> None:
-        """Also makes the file's name durable, as SQLite and the seam sync the folder of a new file."""
+    def sync_file(self, file: MemoryFile) -> None:
+        """A new file's folder is synced too, as SQLite and the seam do it."""
         try:
             self._step()
         except DiskGone:
@@ -283,7 +286,7 @@ class CrashDisk:
             self._step()
             del self._files[path]
         if synced and not self.syncs_lie:
-            self._durable_names.pop(path, None)
+            self._sync_folder(path.parent)
 
     def anchor(self, path: Path) -> Path:
         """The empty real file that stands for a database where SQLite's own VFS keeps locks and shared memory."""
@@ -295,13 +298,21 @@ class CrashDisk:
     def time_ms(self) -> int:
         return _JULIAN_START_MS + self.operations
 
-    def _sync(self, file: _File) -> None:
+    def _sync(self, file: MemoryFile) -> None:
         file.sync()
-        for path, present in self._files.items():
-            if present is file:
-                self._durable_names[path] = file
+        for path, present in list(self._files.items()):
+            if present is file and self._durable_names.get(path) is not file:
+                self._sync_folder(path.parent)
 
-    def _existing(self, path: Path) -> _File | None:
+    def _sync_folder(self, folder: Path) -> None:
+        """Names in it are durable, those of removed files gone for good; contents are as durable as they were."""
+        for path in {path for path in (*self._durable_names, *self._files) if path.parent == folder}:
+            if path in self._files:
+                self._durable_names[path] = self._files[path]
+            else:
+                del self._durable_names[path]
+
+    def _existing(self, path: Path) -> MemoryFile | None:
         self._check()
         return self._files.get(path)
 
@@ -323,9 +334,9 @@ class CrashDisk:
         self._anchors.clear()
         self._folder = self._scratch / str(self.epoch)
         self._folder.mkdir()
-        self._vfses.append(_Vfs(self, f"keycluster-crash-{next(_numbers)}"))
+        self._vfses.append(CrashVfs(self, f"keycluster-crash-{next(_numbers)}"))
 
-    def _survivor(self, path: Path) -> _File | None:
+    def _survivor(self, path: Path) -> MemoryFile | None:
         """What a crash leaves under this name."""
         durable, present = self._durable_names.get(path), self._files.get(path)
         if present is None:  # Removed, and the removal not synced.
@@ -340,9 +351,9 @@ class CrashDisk:
         if file is None:
             return None
         content = self._torn(file)
-        return _File(bytearray(content), content)
+        return MemoryFile(bytearray(content), content)
 
-    def _torn(self, file: _File) -> bytearray:
+    def _torn(self, file: MemoryFile) -> bytearray:
         content = bytearray(file.durable)
         writes = file.unsynced
         way = self._random.choice(("nothing", "all", "beginning", "any"))
@@ -366,173 +377,6 @@ class CrashDisk:
         self.counts.writes_torn += 0 < len(arrived) < len(parts)
         for part in arrived:
             _put(content, part.offset, part.content)
-
-
-class _Vfs(apsw.VFS):
-    """Gives SQLite the disk's files; inherits only what shared memory needs. Each start of the machine has its own."""
-
-    def __init__(self, disk: CrashDisk, name: str) -> None:
-        self._disk = disk
-        self._epoch = disk.epoch
-        self.name = name
-        super().__init__(name, base="")
-
-    def xOpen(self, name: str | apsw.URIFilename | None, flags: list[int]) -> apsw.VFSFile:  # noqa: N802
-        path = None if name is None else Path(name.filename() if isinstance(name, apsw.URIFilename) else name)
-        if self._epoch != self._disk.epoch:
-            raise apsw.CantOpenError("this machine has crashed")
-        try:
-            if path is not None and not flags[0] & apsw.SQLITE_OPEN_CREATE and not self._disk.exists(path):
-                raise apsw.CantOpenError(f"no file {path}")
-            file = _File() if path is None else self._disk.open_file(path)
-        except OSError as error:
-            raise _sqlite_error(error) from error
-        flags[1] = flags[0]
-        if path is not None and flags[0] & apsw.SQLITE_OPEN_MAIN_DB:
-            return _DatabaseFile(self._disk, file, path, flags)
-        return _PlainFile(self._disk, file)  # type: ignore[return-value]  # Has all methods that SQLite asks for.
-
-    def xDelete(self, filename: str, syncdir: bool) -> None:  # noqa: N802
-        if self._epoch != self._disk.epoch or self._disk.is_gone:
-            return  # A dead node's connection tidies up: its WAL is another one's now.
-        try:
-            self._disk.remove_file(Path(filename), synced=syncdir)
-        except OSError as error:
-            raise _sqlite_error(error) from error
-
-    def xAccess(self, pathname: str, flags: int) -> bool:  # noqa: N802
-        return self._disk.exists(Path(pathname))
-
-    def xFullPathname(self, name: str) -> str:  # noqa: N802
-        return name
-
-    def xRandomness(self, numbytes: int) -> bytes:  # noqa: N802
-        return self._disk.random_bytes(numbytes)
-
-    def xCurrentTimeInt64(self) -> int:  # noqa: N802
-        return self._disk.time_ms()
-
-    def xSleep(self, microseconds: int) -> int:  # noqa: N802
-        return microseconds
-
-
-class _Operations:
-    """Reads and writes of one open file. After a crash they go nowhere: the handle's machine is no more.
-
-    They don't fail either, since nobody is left to take an error: connections of a dead node are closed by the garbage
-    collector, at any time, so what they do must not even draw a random number. Between `crash_after` coming true and
-    `crash`, writes and syncs fail and reads go on: they acknowledge nothing, and apsw can't take an error in each place
-    where SQLite reads (a copy's end).
-    """
-
-    def __init__(self, disk: CrashDisk, file: _File) -> None:
-        self._disk = disk
-        self._file = file
-        self._epoch = disk.epoch
-
-    def read(self, amount: int, offset: int) -> bytes:
-        return bytes(self._file.content[offset : offset + amount])
-
-    def write(self, content: bytes, offset: int) -> None:
-        if self._epoch == self._disk.epoch:
-            self._try(lambda: self._disk.write_file(self._file, offset, content))
-
-    def truncate(self, size: int) -> None:
-        if self._epoch == self._disk.epoch:
-            self._try(lambda: self._disk.truncate_file(self._file, size))
-
-    def sync(self) -> None:
-        if self._epoch == self._disk.epoch:
-            self._try(lambda: self._disk.sync_file(self._file))
-
-    def size(self) -> int:
-        return len(self._file.content)
-
-    def _try(self, operation: Callable[[], None]) -> None:
-        try:
-            operation()
-        except OSError as error:
-            raise _sqlite_error(error) from error
-
-
-class _PlainFile:
-    """A WAL, a journal or a temporary file."""
-
-    def __init__(self, disk: CrashDisk, file: _File) -> None:
-        self._operations = _Operations(disk, file)
-
-    def xRead(self, amount: int, offset: int) -> bytes:  # noqa: N802
-        return self._operations.read(amount, offset)
-
-    def xWrite(self, data: bytes, offset: int) -> None:  # noqa: N802
-        self._operations.write(data, offset)
-
-    def xTruncate(self, newsize: int) -> None:  # noqa: N802
-        self._operations.truncate(newsize)
-
-    def xSync(self, flags: int) -> None:  # noqa: N802
-        self._operations.sync()
-
-    def xFileSize(self) -> int:  # noqa: N802
-        return self._operations.size()
-
-    def xClose(self) -> None:  # noqa: N802
-        """Temporary files have no name, so nothing is left of them."""
-
-    def xLock(self, level: int) -> None:  # noqa: N802
-        """Nobody else has it."""
-
-    def xUnlock(self, level: int) -> None:  # noqa: N802
-        """See `xLock`."""
-
-    def xCheckReservedLock(self) -> bool:  # noqa: N802
-        return False
-
-    def xFileControl(self, op: int, pointer: int) -> bool:  # noqa: N802
-        return False
-
-    def xSectorSize(self) -> int:  # noqa: N802
-        return SECTOR_BYTES
-
-    def xDeviceCharacteristics(self) -> int:  # noqa: N802
-        return apsw.SQLITE_IOCAP_POWERSAFE_OVERWRITE
-
-
-class _DatabaseFile(apsw.VFSFile):
-    """A database: its content is the disk's, its locks and shared memory are SQLite's own on the empty anchor file."""
-
-    def __init__(self, disk: CrashDisk, file: _File, path: Path, flags: list[int]) -> None:
-        self._operations = _Operations(disk, file)
-        anchored = [apsw.SQLITE_OPEN_MAIN_DB | apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE, 0]
-        super().__init__("", str(disk.anchor(path)), anchored)
-
-    def xRead(self, amount: int, offset: int) -> bytes:  # noqa: N802
-        return self._operations.read(amount, offset)
-
-    def xWrite(self, data: bytes, offset: int) -> None:  # noqa: N802
-        self._operations.write(data, offset)
-
-    def xTruncate(self, newsize: int) -> None:  # noqa: N802
-        self._operations.truncate(newsize)
-
-    def xSync(self, flags: int) -> None:  # noqa: N802
-        self._operations.sync()
-
-    def xFileSize(self) -> int:  # noqa: N802
-        return self._operations.size()
-
-    def xFileControl(self, op: int, pointer: int) -> bool:  # noqa: N802
-        return False
-
-    def xSectorSize(self) -> int:  # noqa: N802
-        return SECTOR_BYTES
-
-    def xDeviceCharacteristics(self) -> int:  # noqa: N802
-        return apsw.SQLITE_IOCAP_POWERSAFE_OVERWRITE
-
-
-def _sqlite_error(error: OSError) -> apsw.Error:
-    return apsw.FullError(str(error)) if error.errno == 28 else apsw.IOError(str(error))
 
 
 def _put(content: bytearray, offset: int, written: bytes) -> None:
