@@ -9,7 +9,6 @@ import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
 
 import msgspec
 
@@ -29,7 +28,6 @@ from keycluster.cluster.raft.messages import (
 from keycluster.cluster.raft.ready import IncomingChunk, Persist, ReadAnswer, Ready, SnapshotRead
 from keycluster.cluster.types import MILLISECOND, Instant, LogIndex, NodeId, Term
 
-M = TypeVar("M")
 SNAPSHOT_BYTES = 700  # Several chunks with `SMALL`.
 SMALL = RaftConfig(
     append_bytes_max=400,
@@ -456,19 +454,6 @@ class Region:
             self[node].tick()
             self.settle()
         raise AssertionError(f"{node} did not become leader")
-
-
-def alone(node: str = "a", voters: Sequence[str] = ("a", "b", "c"), **options: object) -> tuple[Region, SimMember]:
-    """One member of a region whose other members the test plays: what it says to them waits in `letters`."""
-    region = Region(voters, **options)  # type: ignore[arg-type]  # Passed through.
-    for other in voters:
-        region[other].is_up = other == node
-    return region, region[node]
-
-
-def said(region: Region, kind: type[M], *, to: str | None = None) -> list[M]:
-    """The messages of one kind that are under way, taken out."""
-    return [letter.message for letter in region.take(to=to) if isinstance(letter.message, kind)]
 
 
 def membership(
