@@ -31,7 +31,17 @@ from keycluster.node.doors.http import (
     encode_http,
     encode_response,
 )
-from keycluster.node.doors.limits import DEFAULT_LIMITS, READ_BYTES, Busy, Connections, DoorLimits, Patience
+from keycluster.node.doors.limits import (
+    DEFAULT_LIMITS,
+    READ_BYTES,
+    Busy,
+    Connections,
+    DoorLimits,
+    Holding,
+    Patience,
+    Unfinished,
+    host_of,
+)
 from keycluster.node.gate import Answer, Gate, Released
 from keycluster.node.room import Credential, Room
 from keycluster.node.sigv4 import SignedRequest, Verifier
@@ -51,6 +61,7 @@ class AwsDoor:
         self.limits = limits
         self.connections = Connections(limits)
         self.busy = Busy(limits.requests_in_flight_max)
+        self.unfinished = Unfinished(limits.unfinished_bytes_max)
         self.verifier: Verifier[Credential] = Verifier(room.region, decoy=room.entropy.random_bytes(32))
         self._date: tuple[int, bytes] = (0, b"")
         self._answered = 0
@@ -96,11 +107,19 @@ class _Connection:
         self._stream = stream
         self._scope = scope
         self._parser = HttpParser(door.limits)
-        self._source = stream.peer_address
+        self._source = host_of(stream.peer_address)
+        self._holding = Holding(door.unfinished)
         self._number = 0
         self._is_recognised = False
 
     async def run(self) -> None:
+        """Until the connection ends."""
+        try:
+            await self._converse()
+        finally:
+            self._holding.hold(0)
+
+    async def _converse(self) -> None:
         parser, patience, limits = self._parser, self.patience, self._limits
         patience.read_within(limits.idle_seconds)
         while True:
@@ -109,6 +128,8 @@ class _Connection:
                 return
             was_within = parser.is_within_request
             requests = parser.feed(content)
+            if was_within or parser.is_within_request:
+                self._hold()
             if requests or parser.refusal is not None:
                 if not await self._answer(requests):
                     return
@@ -118,6 +139,12 @@ class _Connection:
             if parser.wants_continue:
                 parser.wants_continue = False
                 await self._send(CONTINUE)
+
+    def _hold(self) -> None:
+        try:
+            self._holding.hold(self._parser.pending)
+        except KmsError as refusal:
+            self._parser.refusal = self._parser.refusal or refusal
 
     async def _answer(self, requests: list[HttpRequest]) -> bool:
         """Carries out and answers all; False if the connection ends with that."""

@@ -85,11 +85,18 @@ class HttpParser:
         self.wants_continue = False
         """The client waits for `CONTINUE` before it sends a body. Whoever says it, clears this."""
         self._limits = limits
+        self._head_bytes_max = limits.head_bytes_max
+        self._headers_max = limits.headers_max
         self._parser = httptools.HttpRequestParser(self)
         self._whole: list[HttpRequest] = []
         self._in_head = False
         self._head_received = 0
         self._begin()
+
+    @property
+    def pending(self) -> int:
+        """Bytes held of a request that isn't whole yet."""
+        return self._head_received + self._body_bytes if self.is_within_request else 0
 
     def feed(self, content: bytes) -> list[HttpRequest]:
         """The requests that are whole now, in order."""
@@ -129,12 +136,14 @@ class HttpParser:
 
     def on_url(self, part: bytes) -> None:
         self._target += part
-        self._count_head(len(part))
+        self._head_bytes += len(part)
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._header_count += 1
-        self._count_head(len(name) + len(value))
-        if self._header_count > self._limits.headers_max:
+        self._head_bytes += len(name) + len(value)
+        if self._head_bytes > self._head_bytes_max:
+            self._refuse(HeadTooLarge("The headers are too long"))
+        if self._header_count > self._headers_max:
             self._refuse(HeadTooLarge("There are too many headers"))
         if not self._in_head:
             return  # A trailer: nothing here wants any.
@@ -149,6 +158,8 @@ class HttpParser:
     def on_headers_complete(self) -> None:
         self._in_head = False
         headers = self._headers
+        if self._head_bytes > self._head_bytes_max:
+            self._refuse(HeadTooLarge("The headers are too long"))
         if b"transfer-encoding" in headers and headers[b"transfer-encoding"].lower() != b"chunked":
             self._refuse(CodingUnknown("Of transfer codings only chunked is understood"))
         if int(headers.get(b"content-length", b"0")) > self._limits.body_bytes_max:
@@ -173,11 +184,6 @@ class HttpParser:
         self._whole.append(
             HttpRequest(parser.get_method(), self._target, self._headers, body, parser.should_keep_alive())
         )
-
-    def _count_head(self, count: int) -> None:
-        self._head_bytes += count
-        if self._head_bytes > self._limits.head_bytes_max:
-            self._refuse(HeadTooLarge("The headers are too long"))
 
 
 _encode_json = msgspec.json.Encoder().encode

@@ -33,6 +33,9 @@ class DoorLimits:
     idle_seconds: float = 600.0
     message_seconds: float = 20.0
     """From a frame's or a request's first byte to its last."""
+    unfinished_bytes_max: int = 134_217_728
+    """Held of all connections' frames and requests that aren't whole yet. Whoever would exceed it loses theirs: what
+    comes in one receive needs none of it."""
     write_seconds: float = 20.0
     """Until an answer is out: whoever doesn't read it loses the connection."""
     greeting_bytes_max: int = GREETING_BYTES_MAX
@@ -75,6 +78,37 @@ class Busy:
         self.count -= 1
         if self._parent is not None:
             self._parent.leave()
+
+
+@dataclass(slots=True)
+class Unfinished:
+    """Bytes that a door holds of what isn't whole yet, of all connections together."""
+
+    limit: int
+    count: int = 0
+
+
+class Holding:
+    """One connection's share of a door's `Unfinished`."""
+
+    __slots__ = ("_all", "count")
+
+    def __init__(self, unfinished: Unfinished) -> None:
+        self._all = unfinished
+        self.count = 0
+
+    def hold(self, count: int) -> None:
+        """The connection holds `count` bytes now. Raises ThrottlingException if all together hold too much."""
+        self._all.count += count - self.count
+        grows = count > self.count
+        self.count = count
+        if grows and self._all.count > self._all.limit:
+            raise ThrottlingException(THROTTLED_TEXT)
+
+
+def host_of(address: str) -> str:
+    """Who it is, without the port that differs with each connection."""
+    return address.rpartition(":")[0].strip("[]")
 
 
 class Patience:

@@ -47,7 +47,10 @@ from keycluster.node.doors.limits import (
     Busy,
     Connections,
     DoorLimits,
+    Holding,
     Patience,
+    Unfinished,
+    host_of,
 )
 from keycluster.node.doors.login import UNKNOWN_KEY_TEXT, LogIn
 from keycluster.node.gate import Answer, Gate, Released
@@ -88,6 +91,7 @@ class NativeDoor:
         self.connections = Connections(limits)
         self.busy = Busy(limits.requests_in_flight_max)
         self.joins = Busy(limits.joins_max)
+        self.unfinished = Unfinished(limits.unfinished_bytes_max)
 
     async def serve(self, stream: ByteStream) -> None:
         """One connection, until the other side ends it, breaks a rule or takes too long."""
@@ -114,11 +118,12 @@ class _Connection:
         self._calls = door.dispatch.native_calls
         self._stream = stream
         self._nursery = nursery
-        self._source = stream.peer_address
+        self._source = host_of(stream.peer_address)
         self._splitter = FrameSplitter(self._limits.greeting_bytes_max)
         self._credential: Credential | None = None
         self._caller: Caller | None = None
         self._busy = Busy(self._limits.connection_requests_max, door.busy)
+        self._holding = Holding(door.unfinished)
         self._outbox: list[Answer] = []
         self._is_sending = False
         self._sent = trio.lowlevel.ParkingLot()
@@ -136,8 +141,11 @@ class _Connection:
         try:
             await self._converse()
         except FrameMalformed as reason:
-            refusal = SerializationException(str(reason))
+            await self._send([Answer(CONNECTION, "", self._caller, None, SerializationException(str(reason)))])
+        except ThrottlingException as refusal:
             await self._send([Answer(CONNECTION, "", self._caller, None, refusal)])
+        finally:
+            self._holding.hold(0)
 
     # Before log-in.
 
@@ -211,8 +219,10 @@ class _Connection:
                 return
             was_pending = splitter.pending
             bodies = splitter.feed(content)
-            if splitter.pending and (bodies or not was_pending):
-                self.patience.read_within(limits.message_seconds)  # From the first byte of what isn't whole yet.
+            if splitter.pending or was_pending:
+                if bodies or not was_pending:
+                    self.patience.read_within(limits.message_seconds)  # From the first byte of what isn't whole yet.
+                self._holding.hold(splitter.pending)
             if bodies:
                 answers = self._carry_out(bodies)
                 if answers:

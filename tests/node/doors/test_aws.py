@@ -557,6 +557,24 @@ async def test_blank_lines_for_ever_are_cut_off(autojump_clock: MockClock) -> No
         assert trio.current_time() < 650
 
 
+async def test_unfinished_requests_of_all_connections_are_bounded(region: Region) -> None:
+    """Whoever goes over loses theirs; the others go on."""
+    region = Region(limits=DoorLimits(unfinished_bytes_max=100_000))
+    half = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 90000\r\n\r\n" + bytes(60_000)
+    async with connected(region) as first:
+        await first.raw.send(half)
+        await trio.testing.wait_all_tasks_blocked()
+        async with connected(region) as second:
+            await second.raw.send(half)
+            assert (await second.response()).code == "ThrottlingException"
+            assert await second.is_closed()
+        async with connected(region) as honest:
+            assert (await honest.post("ListKeys")).status == 200
+        await first.raw.send(bytes(30_000))
+        assert (await first.response()).code == "MissingAuthenticationTokenException"
+        assert region.aws_door.unfinished.count == 0
+
+
 async def test_write_past_the_deadline_is_answered_500(autojump_clock: MockClock) -> None:
     """Before the SDK's own time-out."""
     region = Region()

@@ -196,7 +196,7 @@ async def test_join_is_answered_before_log_in_and_the_connection_closed() -> Non
     region = Region(join=join)
     async with region.connect(region.native_door) as client:
         await client.send(encode_greeting(Join(b"question")))
-        assert await client.greeting() == JoinAnswer(b"question192.0.2.1:40000")
+        assert await client.greeting() == JoinAnswer(b"question192.0.2.1")
         assert await client.is_closed()
 
 
@@ -275,7 +275,7 @@ async def test_create_key_goes_through_the_log() -> None:
         )
     assert described.key_metadata.description == "d"
     caller = decode_command(region.applied.proposed[0]).caller
-    assert (caller.access_key_id, caller.account, caller.source) == (ACCESS_KEY, ACCOUNT, "192.0.2.1:40000")
+    assert (caller.access_key_id, caller.account, caller.source) == (ACCESS_KEY, ACCOUNT, "192.0.2.1")
 
 
 async def test_create_key_repeated_under_its_request_id_makes_one_key() -> None:
@@ -489,6 +489,26 @@ async def test_frame_that_trickles_in_is_cut_off(autojump_clock: MockClock) -> N
         with pytest.raises(trio.BrokenResourceError):
             await client.trickle(whole, pause=0.4)
         assert 19 < trio.current_time() - began < 25
+
+
+async def test_unfinished_frames_of_all_connections_are_bounded() -> None:
+    """Whoever goes over loses theirs, and what comes whole needs no room."""
+    region = Region(limits=DoorLimits(unfinished_bytes_max=100_000))
+    door = region.native_door
+    half = (500_000).to_bytes(4, "big") + bytes(60_000)
+    async with region.native() as client:
+        async with region.native() as first:
+            await first.send(half)
+            await wait_all_tasks_blocked()
+            async with region.native() as second:
+                await second.send(half)
+                failure = decode_failure((await second.replies(1))[0].body)
+                assert (failure.code, failure.retryable) == ("ThrottlingException", True)
+                assert await second.is_closed()
+            assert door.unfinished.count == len(half)
+            assert not (await client.ask("GenerateRandom", GenerateRandomRequest(number_of_bytes=1))).failed
+        await wait_all_tasks_blocked()
+        assert door.unfinished.count == 0
 
 
 async def test_connection_without_requests_is_closed_in_the_end(autojump_clock: MockClock) -> None:
