@@ -24,7 +24,7 @@ from keycluster.cluster.raft.errors import HandingOver, MembershipRefused, NotLe
 from keycluster.cluster.raft.following import Following
 from keycluster.cluster.raft.handover import HandOver
 from keycluster.cluster.raft.log import LogReader
-from keycluster.cluster.raft.member import Member, Role
+from keycluster.cluster.raft.member import CANDIDATE, LEADER, Member, Role
 from keycluster.cluster.raft.membership import first_step, leave
 from keycluster.cluster.raft.messages import (
     ENTRY_BYTES_OVERHEAD,
@@ -46,7 +46,7 @@ from keycluster.cluster.raft.messages import (
     encode_membership_entry,
     entry_bytes,
 )
-from keycluster.cluster.raft.progress import ProgressState, ProgressView
+from keycluster.cluster.raft.progress import SNAPSHOT, ProgressView
 from keycluster.cluster.raft.reads import LeaderRead
 from keycluster.cluster.raft.ready import ReadFailed, ReadState, Ready
 from keycluster.cluster.raft.replication import Replication
@@ -99,7 +99,7 @@ class RaftCore:
         m = self._member
         m.now = now
         m.outbox.reads += m.forwarded.expired(now)
-        if m.role is Role.LEADER:
+        if m.role is LEADER:
             self._tick_leader()
         elif now >= m.election_due or m.is_only_voter:
             self._election.tick()
@@ -111,16 +111,16 @@ class RaftCore:
             self._move_leadership_away()
         if self._hand_over.tick() or (m.now - self._quorum_since() > m.config.patience_ns and not m.is_only_voter):
             self._step_down()
-        if m.role is Role.LEADER:
+        if m.role is LEADER:
             self._replication.tick()
 
     def receive(self, sender: NodeId, message: Message, now: Instant) -> None:
         m = self._member
         m.now = now
-        was_leading = m.role is Role.LEADER
+        was_leading = m.role is LEADER
         if self._agree_on_term(sender, message):
             self._handle(sender, message)
-        if was_leading and m.role is not Role.LEADER:
+        if was_leading and m.role is not LEADER:
             self._fail_reads(self._replication.reads.take_all())
 
     def _agree_on_term(self, sender: NodeId, message: Message) -> bool:
@@ -129,7 +129,7 @@ class RaftCore:
         Vote requests are let through, since it depends on more than the term; so are reads, which change no term.
         """
         m = self._member
-        if isinstance(message, VoteRequest | ReadIndexRequest | ReadIndexReply):
+        if message.term == m.term or isinstance(message, VoteRequest | ReadIndexRequest | ReadIndexReply):
             return True
         if isinstance(message, VoteReply) and message.pre and message.granted:
             return True  # It carries the term that we asked about.
@@ -209,7 +209,7 @@ class RaftCore:
 
     def _require_leading(self) -> None:
         m = self._member
-        if m.role is not Role.LEADER:
+        if m.role is not LEADER:
             raise NotLeader(m.leader)
         if self.is_handing_over:
             raise HandingOver(f"to {self._hand_over.target}")
@@ -229,7 +229,7 @@ class RaftCore:
         """
         m = self._member
         m.now = now
-        if m.role is not Role.LEADER:
+        if m.role is not LEADER:
             raise NotLeader(m.leader)
         if self._hand_over.is_sent:
             raise HandingOver(f"to {self._hand_over.target}")
@@ -244,7 +244,7 @@ class RaftCore:
         """
         m = self._member
         m.now = now
-        if m.role is Role.LEADER:
+        if m.role is LEADER:
             self._read_as_leader(None, request)
         elif m.leader is None or m.forwarded.is_full:
             m.outbox.reads.append(ReadFailed(request))
@@ -259,10 +259,10 @@ class RaftCore:
         m.now = now
         m.outbox.persisted(ticket)
         m.log.persisted(ticket)
-        if m.role is Role.LEADER:
+        if m.role is LEADER:
             self._replication.persisted()
             self._after_commit()
-        elif m.role is Role.CANDIDATE:
+        elif m.role is CANDIDATE:
             self._election.count_own_vote()
             self._lead_if_won()
         else:
@@ -285,20 +285,20 @@ class RaftCore:
         m = self._member
         m.now = now
         progress = self._replication.progress.get(peer)
-        if m.role is Role.LEADER and progress is not None:
+        if m.role is LEADER and progress is not None:
             self._replication.snapshots.offer(progress, meta, size=size)
 
     def snapshot_chunk_read(self, peer: NodeId, meta: SnapshotMeta, *, offset: int, data: bytes, now: Instant) -> None:
         """Answers one of `Ready.snapshot_reads`."""
         m = self._member
         m.now = now
-        if m.role is Role.LEADER:
+        if m.role is LEADER:
             self._replication.snapshots.chunk_read(peer, meta, offset=offset, data=data)
 
     def snapshot_read_failed(self, peer: NodeId, now: Instant) -> None:
         """The snapshot can't be read any more: another one will be wanted after a while."""
         self._member.now = now
-        if self._member.role is Role.LEADER:
+        if self._member.role is LEADER:
             self._replication.snapshots.read_failed(peer)
 
     def snapshot_chunk_stored(self, meta: SnapshotMeta, *, offset_next: int, now: Instant) -> None:
@@ -325,7 +325,7 @@ class RaftCore:
     def ready(self) -> Ready:
         """Drains what is to be done; see `Ready`. Call after every input, or a few."""
         m = self._member
-        if m.role is Role.LEADER:
+        if m.role is LEADER:
             self._replication.flush()
             self._answer_reads()
         return m.outbox.drain(m.outbox.take_persist(m.log, m.now), self._take_committed())
@@ -358,7 +358,7 @@ class RaftCore:
 
     def _after_commit(self) -> None:
         """Steps down once our own removal is committed (4.2.2), and has the best successor start at once."""
-        if self._member.role is Role.LEADER and self._replication.is_removed:
+        if self._member.role is LEADER and self._replication.is_removed:
             successor = self._replication.best_successor()
             if successor is not None:
                 self._replication.flush()  # So that it knows what is committed.
@@ -380,24 +380,24 @@ class RaftCore:
 
     def _leads_surely(self) -> bool:
         m = self._member
-        return m.role is Role.LEADER and m.now - self._quorum_since() < m.config.election_ns
+        return m.role is LEADER and m.now - self._quorum_since() < m.config.election_ns
 
     def _on_append_reply(self, sender: NodeId, message: AppendReply) -> None:
-        if self._member.role is Role.LEADER:
+        if self._member.role is LEADER:
             self._replication.on_append_reply(sender, message)
             self._hand_over.step()
             self._after_commit()
 
     def _on_snapshot_reply(self, sender: NodeId, message: SnapshotReply) -> None:
         progress = self._replication.progress.get(sender)
-        if self._member.role is Role.LEADER and progress is not None:
+        if self._member.role is LEADER and progress is not None:
             self._replication.on_snapshot_reply(progress, message)
 
     # Reads
 
     def _on_read_request(self, sender: NodeId, message: ReadIndexRequest) -> None:
         m = self._member
-        if m.role is Role.LEADER:
+        if m.role is LEADER:
             self._read_as_leader(sender, message.read)
         else:
             m.outbox.send(sender, ReadIndexReply(m.term, message.read, None))
@@ -450,7 +450,7 @@ class RaftCore:
 
     @property
     def is_leader(self) -> bool:
-        return self._member.role is Role.LEADER
+        return self._member.role is LEADER
 
     @property
     def term(self) -> Term:
@@ -505,7 +505,7 @@ class RaftCore:
         """Leading, and the joint membership is committed."""
         m = self._member
         return (
-            m.role is Role.LEADER
+            m.role is LEADER
             and m.membership.is_joint
             and m.memberships.newest_index <= m.log.commit_index
             and self._replication.is_own_term_committed
@@ -575,14 +575,14 @@ class RaftCore:
     def retain_above(self) -> LogIndex:
         """Compacting the log above this would make a member that answers, or a snapshot under way, start over."""
         m = self._member
-        if m.role is not Role.LEADER:
+        if m.role is not LEADER:
             return m.log.applied_index
         replication = self._replication
         needed = [m.log.applied_index]
         needed += [
             progress.match
             for progress in replication.progress.values()
-            if progress.state is not ProgressState.SNAPSHOT and replication.is_alive(progress)
+            if progress.state is not SNAPSHOT and replication.is_alive(progress)
         ]
         lowest = replication.snapshots.lowest_index
         return min(needed if lowest is None else [*needed, lowest])

@@ -8,7 +8,7 @@ heard a leader less than E ago (L7) ignores requests: it doesn't even take over 
 leader itself asked for the election, and the request is in the very next term after that leader's.
 """
 
-from keycluster.cluster.raft.member import Member, Role
+from keycluster.cluster.raft.member import CANDIDATE, FOLLOWER, LEADER, PRE_CANDIDATE, Member, Role
 from keycluster.cluster.raft.messages import TimeoutNow, VoteReply, VoteRequest
 from keycluster.cluster.types import NodeId, Term
 
@@ -22,9 +22,9 @@ class Election:
 
     def tick(self) -> None:
         m = self._member
-        if m.role is Role.LEADER or (m.now < m.election_due and not m.is_only_voter):
+        if m.role is LEADER or (m.now < m.election_due and not m.is_only_voter):
             return
-        if m.role is Role.CANDIDATE and m.is_only_voter:
+        if m.role is CANDIDATE and m.is_only_voter:
             return  # Its vote is being written.
         if self._may_campaign():
             self._campaign_for_pre_vote()
@@ -35,7 +35,7 @@ class Election:
     def on_timeout_now(self, sender: NodeId, message: TimeoutNow) -> None:
         """The leader hands over. Only its own word counts, and only for the term after its own."""
         m = self._member
-        if m.role is Role.FOLLOWER and m.leader == sender and message.term == m.term and self._may_campaign():
+        if m.role is FOLLOWER and m.leader == sender and message.term == m.term and self._may_campaign():
             self._campaign(hand_over=True)
 
     def _may_campaign(self) -> bool:
@@ -98,27 +98,27 @@ class Election:
     def on_reply(self, sender: NodeId, message: VoteReply) -> None:
         """Replies of a higher term, except granted pre-votes, never come here."""
         m = self._member
-        asked = (Role.PRE_CANDIDATE, Term(m.term + 1)) if message.pre and message.granted else self._asked(message)
+        asked = (PRE_CANDIDATE, Term(m.term + 1)) if message.pre and message.granted else self._asked(message)
         if (m.role, message.term) != asked:
             return
         self._votes[sender] = message.granted
-        if m.role is Role.PRE_CANDIDATE and m.membership.has_quorum(self._granted()):
+        if m.role is PRE_CANDIDATE and m.membership.has_quorum(self._granted()):
             self._campaign(hand_over=False)
         elif self._is_lost():
             m.follow(m.term, None)
 
     def _asked(self, message: VoteReply) -> tuple[Role, Term]:
-        return (Role.PRE_CANDIDATE if message.pre else Role.CANDIDATE, self._member.term)
+        return (PRE_CANDIDATE if message.pre else CANDIDATE, self._member.term)
 
     def count_own_vote(self) -> None:
         """Once it is durable."""
-        if self._member.role is Role.CANDIDATE and self._member.outbox.hard_state_is_durable:
+        if self._member.role is CANDIDATE and self._member.outbox.hard_state_is_durable:
             self._votes[self._member.node] = True
 
     @property
     def is_won(self) -> bool:
         m = self._member
-        return m.role is Role.CANDIDATE and m.membership.has_quorum(self._granted())
+        return m.role is CANDIDATE and m.membership.has_quorum(self._granted())
 
     def _granted(self) -> list[NodeId]:
         return [voter for voter, granted in self._votes.items() if granted]

@@ -10,7 +10,7 @@ from enum import StrEnum
 from keycluster.cluster.invariant import require
 from keycluster.cluster.raft.config import RaftConfig
 from keycluster.cluster.raft.log import LogReader, RaftLog
-from keycluster.cluster.raft.messages import Entry, EntryKind, HardState, Membership, decode_membership_entry
+from keycluster.cluster.raft.messages import COMMAND, Entry, EntryKind, HardState, Membership, decode_membership_entry
 from keycluster.cluster.raft.outbox import Outbox
 from keycluster.cluster.raft.reads import ForwardedReads
 from keycluster.cluster.raft.trail import Trail
@@ -22,6 +22,9 @@ class Role(StrEnum):
     PRE_CANDIDATE = "pre-candidate"
     CANDIDATE = "candidate"
     LEADER = "leader"
+
+
+FOLLOWER, PRE_CANDIDATE, CANDIDATE, LEADER = Role  # `Role.LEADER` takes 0.1 µs to look up; each message does it often.
 
 
 class Member:
@@ -48,7 +51,7 @@ class Member:
 
         self.term = hard_state.term
         self.vote = hard_state.vote
-        self.role = Role.FOLLOWER
+        self.role = FOLLOWER
         self.leader: NodeId | None = None
         self.heard_at = now
         self.heard_term = hard_state.term  # The newest term that a leader heard from may have had.
@@ -92,24 +95,24 @@ class Member:
         require(term >= self.term, f"term would go back from {self.term} to {term}")
         if term > self.term:
             self._enter(term, vote=None)
-        if self.role is not Role.FOLLOWER:
-            self.role = Role.FOLLOWER
+        if self.role is not FOLLOWER:
+            self.role = FOLLOWER
             self.draw_election_timeout()
         self._set_leader(leader)
 
     def become_pre_candidate(self) -> None:
-        self.role = Role.PRE_CANDIDATE
+        self.role = PRE_CANDIDATE
         self._set_leader(None)
         self.draw_election_timeout()
 
     def become_candidate(self) -> None:
         self._enter(Term(self.term + 1), vote=self.node)
-        self.role = Role.CANDIDATE
+        self.role = CANDIDATE
         self._set_leader(None)
         self.draw_election_timeout()
 
     def become_leader(self) -> None:
-        self.role = Role.LEADER
+        self.role = LEADER
         self._set_leader(self.node)
         self.heard_term = self.term  # So that the successor we name may ask for our vote too (L8).
 
@@ -160,7 +163,7 @@ class Member:
     def append(self, entries: list[Entry]) -> None:
         self.log.append(entries)
         for entry in entries:
-            if entry.kind is not EntryKind.COMMAND:
+            if entry.kind is not COMMAND:
                 self._follow_trails(entry)
 
     def truncate(self, first: LogIndex) -> None:

@@ -26,6 +26,9 @@ class EntryKind(IntEnum):
     LEADER = 2  # The first entry of each term (dissertation 6.4); its payload is the leader's node id in UTF-8.
 
 
+COMMAND = EntryKind.COMMAND  # Looking up an enumeration's member is slow; this is done for each entry.
+
+
 class Entry(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     term: TermNumber
     index: Index

@@ -21,6 +21,9 @@ class ProgressState(StrEnum):
     SNAPSHOT = "snapshot"
 
 
+PROBE, REPLICATE, SNAPSHOT = ProgressState  # Looking up an enumeration's member is slow.
+
+
 @dataclass(frozen=True, slots=True)
 class ProgressView:
     """A copy for status and metrics."""
@@ -38,7 +41,7 @@ class Progress:
     peer: NodeId
     next: LogIndex  # The first entry to send. Always above `match`.
     match: LogIndex = NOTHING  # Durable at the peer, and equal to ours. Never goes back within a term.
-    state: ProgressState = ProgressState.PROBE
+    state: ProgressState = PROBE
     heard_at: Instant | None = None  # The last reply of this term.
     commit_sent: LogIndex = NOTHING
     probe_sent: bool = False  # PROBE: wait for the reply, or the next heartbeat.
@@ -46,15 +49,15 @@ class Progress:
     _inflight: deque[tuple[LogIndex, int]] = field(default_factory=deque)  # Last index and size of each append.
 
     def become_probe(self, next_index: LogIndex) -> None:
-        self._become(ProgressState.PROBE)
+        self._become(PROBE)
         self.next = LogIndex(max(next_index, self.match + 1))
 
     def become_replicate(self) -> None:
-        self._become(ProgressState.REPLICATE)
+        self._become(REPLICATE)
         self.next = LogIndex(self.match + 1)
 
     def become_snapshot(self) -> None:
-        self._become(ProgressState.SNAPSHOT)
+        self._become(SNAPSHOT)
 
     def _become(self, state: ProgressState) -> None:
         self.state = state
@@ -74,7 +77,7 @@ class Progress:
 
     def sent(self, last: LogIndex, size: int) -> None:
         """An append up to `last` went out."""
-        if self.state is ProgressState.REPLICATE:
+        if self.state is REPLICATE:
             self.next = LogIndex(last + 1)
             self._inflight.append((last, size))
             self.inflight_bytes += size
@@ -82,11 +85,11 @@ class Progress:
             self.probe_sent = True
 
     def may_send(self, config: RaftConfig) -> bool:
-        if self.state is ProgressState.REPLICATE:
+        if self.state is REPLICATE:
             return (
                 len(self._inflight) < config.inflight_messages_max and self.inflight_bytes < config.inflight_bytes_max
             )
-        return self.state is ProgressState.PROBE and not self.probe_sent
+        return self.state is PROBE and not self.probe_sent
 
     def view(self) -> ProgressView:
         return ProgressView(self.state, self.match, self.next, len(self._inflight), self.inflight_bytes, self.heard_at)

@@ -10,7 +10,7 @@ are (10.2.1).
 from keycluster.cluster.invariant import require
 from keycluster.cluster.raft.member import Member
 from keycluster.cluster.raft.messages import AppendEntries, AppendReply, Entry, EntryKind, SnapshotReply, entry_bytes
-from keycluster.cluster.raft.progress import Progress, ProgressState
+from keycluster.cluster.raft.progress import PROBE, REPLICATE, SNAPSHOT, Progress
 from keycluster.cluster.raft.reads import LeaderReads
 from keycluster.cluster.raft.rounds import Rounds
 from keycluster.cluster.raft.snapshot_sender import SnapshotSender
@@ -107,14 +107,14 @@ class Replication:
             self._beat(progress, probes_again=probes_again)
 
     def _beat(self, progress: Progress, *, probes_again: bool) -> None:
-        if progress.state is ProgressState.REPLICATE:
+        if progress.state is REPLICATE:
             self._send(progress, with_entries=False)
-        elif progress.state is ProgressState.PROBE and probes_again:
+        elif progress.state is PROBE and probes_again:
             # Entries only for a member that answers: for a dead one they would be read each time for nothing.
             self._send(progress, with_entries=self.is_alive(progress))
         else:
             self._beat_without_log(progress)
-        if progress.state is ProgressState.SNAPSHOT:
+        if progress.state is SNAPSHOT:
             self.snapshots.poll(progress)
 
     def _beat_without_log(self, progress: Progress) -> None:
@@ -145,9 +145,9 @@ class Replication:
             if not self._send(progress, with_entries=True):
                 break
         news = min(m.log.commit_index, LogIndex(progress.next - 1))  # Commit counts up to what was sent only.
-        if progress.state is ProgressState.REPLICATE and progress.commit_sent < news:
+        if progress.state is REPLICATE and progress.commit_sent < news:
             self._send(progress, with_entries=False)
-        elif progress.state is ProgressState.SNAPSHOT:
+        elif progress.state is SNAPSHOT:
             self.snapshots.poll(progress)
 
     def _send(self, progress: Progress, *, with_entries: bool) -> bool:
@@ -168,7 +168,7 @@ class Replication:
         progress.commit_sent = min(commit, LogIndex(prev + len(entries)))
         if entries:
             progress.sent(entries[-1].index, sum(map(entry_bytes, entries)))
-        elif progress.state is ProgressState.PROBE:
+        elif progress.state is PROBE:
             progress.probe_sent = True
         return True
 
@@ -190,9 +190,9 @@ class Replication:
 
     def _on_matched(self, progress: Progress, match: LogIndex) -> None:
         is_news = progress.matched(match)
-        if progress.state is ProgressState.PROBE and match >= progress.next - 1:
+        if progress.state is PROBE and match >= progress.next - 1:
             progress.become_replicate()
-        elif progress.state is ProgressState.SNAPSHOT and progress.match + 1 >= self._member.log.first_index:
+        elif progress.state is SNAPSHOT and progress.match + 1 >= self._member.log.first_index:
             # It found what it needed otherwise.
             self.snapshots.forget(progress.peer)
             progress.become_probe(LogIndex(progress.match + 1))
@@ -201,9 +201,9 @@ class Replication:
 
     def _on_rejected(self, progress: Progress, message: AppendReply, rejected: LogIndex) -> None:
         """Goes back to where the logs may meet, in one step for each term in which they differ."""
-        if progress.state is ProgressState.SNAPSHOT or rejected <= progress.match:
+        if progress.state is SNAPSHOT or rejected <= progress.match:
             return  # Out of date.
-        if progress.state is ProgressState.PROBE and rejected != progress.next - 1:
+        if progress.state is PROBE and rejected != progress.next - 1:
             return
         meet, _ = self._member.log.last_with_term_up_to(message.hint_index, message.hint_term)
         progress.become_probe(min(rejected, LogIndex(meet + 1)))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from keycluster.cluster.raft.member import Member
 from keycluster.cluster.raft.messages import InstallSnapshot, SnapshotMeta, SnapshotOutcome, SnapshotReply
-from keycluster.cluster.raft.progress import Progress, ProgressState
+from keycluster.cluster.raft.progress import SNAPSHOT, Progress
 from keycluster.cluster.raft.ready import SnapshotRead
 from keycluster.cluster.types import Instant, LogIndex, NodeId
 
@@ -64,7 +64,7 @@ class SnapshotSender:
     def offer(self, progress: Progress, meta: SnapshotMeta, *, size: int) -> None:
         m = self._member
         is_useful = meta.index > progress.match and meta.index >= m.log.first_index - 1 and size > 0
-        if progress.state is not ProgressState.SNAPSHOT or progress.peer in self._transfers or not is_useful:
+        if progress.state is not SNAPSHOT or progress.peer in self._transfers or not is_useful:
             return
         self._offers += 1
         transfer = self._transfers[progress.peer] = _Transfer(self._offers, meta, size, m.now)
