@@ -65,12 +65,12 @@ class ClusterClock:
         self._latest = floor
         self._running_ns = running_floor
         self._leading_since: Instant | None = None
-        self._voters: dict[NodeId, _Heard] = {}  # As leader, and always this node's own.
+        self._clocks: dict[NodeId, _Heard] = {}  # This node's own, and as leader the members'.
         self._told: _Heard | None = None  # The last leader's median.
 
     def lead(self, now: Instant) -> None:
         """This node became leader: running time goes on here. What others' clocks said to it before is too old."""
-        self._voters = {node: heard for node, heard in self._voters.items() if node == self._node}
+        self._clocks = {node: heard for node, heard in self._clocks.items() if node == self._node}
         self._leading_since = now
 
     def follow(self, now: Instant) -> None:
@@ -80,11 +80,11 @@ class ClusterClock:
 
     def observe(self, node: NodeId, wall: WallTime, now: Instant) -> None:
         """A node's clock (this one's own too) was heard. Old by what the message took: that errs on the late side."""
-        self._voters[node] = _Heard(wall, now)
+        self._clocks[node] = _Heard(wall, now)
 
     def own_wall(self, now: Instant) -> WallTime | None:
         """This node's own clock as last observed; None before that."""
-        own = self._voters.get(self._node)
+        own = self._clocks.get(self._node)
         return None if own is None else own.advanced_to(now)
 
     def told(self, reading: ClockReading, now: Instant) -> None:
@@ -110,7 +110,7 @@ class ClusterClock:
         voters = {*membership.voters, *membership.outgoing}
         fresh = {
             node: heard.advanced_to(now)
-            for node, heard in self._voters.items()
+            for node, heard in self._clocks.items()
             if node in voters and now - heard.at <= OBSERVATION_NS_MAX
         }
         if not membership.has_quorum(set(fresh)):
@@ -140,7 +140,7 @@ class ClusterClock:
     def offset_ns(self, membership: Membership, now: Instant) -> int | None:
         """How far this node's own clock is ahead of the median: of the median, not of cluster time, for a region
         whose time stands still after a wrong clock must go on serving. None if either is unknown."""
-        own, median = self._voters.get(self._node), self.median(membership, now)
+        own, median = self._clocks.get(self._node), self.median(membership, now)
         return None if own is None or median is None else own.advanced_to(now) - median
 
     def offsets_ns(self, membership: Membership, now: Instant) -> dict[NodeId, int]:
@@ -148,7 +148,7 @@ class ClusterClock:
         median = self.median(membership, now)
         if median is None:
             return {}
-        return {node: heard.advanced_to(now) - median for node, heard in sorted(self._voters.items())}
+        return {node: heard.advanced_to(now) - median for node, heard in sorted(self._clocks.items())}
 
     def verdict(self, membership: Membership, now: Instant) -> ClockVerdict:
         """Unknown counts as good: without a median there is no lease either."""

@@ -414,8 +414,8 @@ class Replica:
         self._settled = max(self._settled, settled)
 
     def _state_reached(self, index: LogIndex, digest: bytes) -> None:
-        self._applied = max(self._applied, index)
-        self._digest = digest
+        if index >= self._applied:
+            self._applied, self._digest = index, digest
         self._holder.applied_to(self._applied)
         self._compare_digest()
 
@@ -494,7 +494,7 @@ class Replica:
         """L2's conditions are looked at after each input (`Leadership.granted`)."""
         if self._leads_in(ask.term) and self._leadership is not None and self._core.membership.is_member(sender):
             self._clock.observe(sender, ask.wall, now)
-            self._leadership.ask(sender, ask)
+            self._leadership.ask(sender, ask, now)
 
     def _leads_in(self, term: Term) -> bool:
         return self._leadership is not None and self._core.term == term
@@ -532,7 +532,8 @@ class Replica:
     # What members acknowledged
 
     def _note_acknowledgements(self, raft: Ready) -> None:
-        if any(isinstance(message, AppendReply) and message.rejected is None for _, message in raft.messages):
+        replies = (message for _, message in raft.messages if isinstance(message, AppendReply))
+        if any(reply.rejected is None and reply.match > 0 for reply in replies):
             self._own.acknowledges_in(self._core.term)
 
     def _learn_progress(self) -> None:

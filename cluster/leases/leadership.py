@@ -23,7 +23,8 @@ class Leadership:
         """`now`: the clock that came with the input that won the election."""
         self._core = core
         self.term = core.term
-        self._asks: dict[NodeId, LeaseAsk] = {}
+        self._lease_ns = lease_ns
+        self._asks: dict[NodeId, tuple[LeaseAsk, Instant]] = {}  # With when they came.
         self._change: WaitingChange | None = None
         self.book = LeaseGrantor(
             lease_ns=lease_ns,
@@ -44,16 +45,18 @@ class Leadership:
 
     # Granting
 
-    def ask(self, member: NodeId, ask: LeaseAsk) -> None:
+    def ask(self, member: NodeId, ask: LeaseAsk, now: Instant) -> None:
         """A member's question of this term came. `granted` answers it, at once or later."""
         self.book.reported(member, ask.applied)
-        self._asks[member] = ask
+        self._asks[member] = (ask, now)
 
     def granted(self, now: Instant) -> list[tuple[NodeId, LeaseAsk]]:
         """The questions that are granted now, noted in the book before they are handed out."""
         if not self._asks or not self._core.own_term_committed or not self._quorum_lease_lives(now):
             return []
-        granted = [(member, ask) for member, ask in sorted(self._asks.items()) if self._may_hold(member, now)]
+        # A question older than L is worth nothing to who asked it, but noting a lease for it could hold writes back.
+        self._asks = {m: (ask, came) for m, (ask, came) in self._asks.items() if now - came < self._lease_ns}
+        granted = [(member, ask) for member, (ask, _) in sorted(self._asks.items()) if self._may_hold(member, now)]
         for member, _ in granted:
             del self._asks[member]
             self.book.note(member, commit=self._core.commit_index, now=now)

@@ -45,6 +45,7 @@ class Options:
         "hand_over",
         "compact",
         "storm",
+        "greet",
     )
 
 
@@ -90,6 +91,7 @@ class Chaos(World):
             "hand_over": self._hand_over,
             "compact": self._compact_one,
             "storm": self._pause_before_outputs,
+            "greet": self._greet_some,
         }
 
     def run(self) -> Report:
@@ -287,6 +289,12 @@ class Chaos(World):
         """Far enough that members that lag need a snapshot."""
         if (machine := self._leader_or_any()) is not None and machine.write_done_at <= self.t:
             machine.disk.log.compact(LogIndex(min(machine.disk.state.index, machine.disk.log.last_index)))
+
+    def _greet_some(self) -> None:
+        """Links break and come up again: a whole disk must never be taken for a rolled-back one."""
+        for knowing in self._running():
+            for known in self._running():
+                self.greet(knowing, known)
 
     # The end
 

@@ -71,7 +71,7 @@ def _grant_with(*, committed: bool = True, lease: bool = True) -> Patches:
         def granted(self: Leadership, now: Instant) -> list[tuple[NodeId, LeaseAsk]]:
             if (committed and not self._core.own_term_committed) or (lease and not self._quorum_lease_lives(now)):
                 return []
-            asks = [(member, ask) for member, ask in sorted(self._asks.items()) if self._may_hold(member, now)]
+            asks = [(member, ask) for member, (ask, _) in sorted(self._asks.items()) if self._may_hold(member, now)]
             for member, _ in asks:
                 del self._asks[member]
                 self.book.note(member, commit=self._core.commit_index, now=now)

@@ -156,7 +156,17 @@ class World:
             node, machine.disk, raft=self.raft, config=self.config, rng=rng, now=machine.now(self.t)
         )
         machine.tick_at = None
+        for other in self.machines.values():
+            self.greet(other, machine)
         self._drain(machine)
+
+    def greet(self, knowing: Machine, known: Machine) -> None:
+        """A link comes up: one end tells the other what it knows the other acknowledged."""
+        if knowing.replica is None or known.replica is None:
+            return
+        pair = knowing.replica.known_of(known.node)
+        if pair is not None:
+            known.replica.learn_known_of_me(*pair)
 
     def start_all(self) -> None:
         for node in list(self.machines):
