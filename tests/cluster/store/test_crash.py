@@ -243,6 +243,24 @@ def test_store_creation_crashed_at_each_operation_can_be_repeated(keys: StateKey
         disk.close()
 
 
+def test_store_creation_on_a_disk_that_gets_full_can_be_repeated(keys: StateKeys) -> None:
+    """Wherever it gets full: the disk is blamed, and no half of a store is left under its name."""
+    failed = 0
+    for room in range(0, 60_000, 1_500):
+        disk = CrashDisk(seed=1)
+        disk.bytes_max = room
+        try:
+            StateStore.create(disk, STATE, keys, membership=MEMBERS).close()
+        except (StoreFailed, OSError):
+            failed += 1
+        disk.bytes_max = None
+        if not StateStore.exists(disk, STATE):
+            StateStore.create(disk, STATE, keys, membership=MEMBERS).close()
+        StateStore.open(disk, STATE, keys).close()
+        disk.close()
+    assert failed > 5
+
+
 FLIPS = 150
 
 
