@@ -8,6 +8,7 @@ reads a clock, or draws a random number of its own; equal inputs give equal outp
     election     who leads                              following    a follower's log
     replication  a leader's log, `rounds`, `progress`   handover     leadership given away
     snapshot_sender, snapshot_receiver                  reads        ReadIndex
+    questions    what can be asked of a core
 
 Sources: Ongaro, "Consensus: Bridging Theory and Practice" (the dissertation; numbers in comments are its sections), its
 erratum on single-server changes (raft-dev, 2015), and design.md's rules L4, L7, L8.
@@ -15,7 +16,7 @@ erratum on single-server changes (raft-dev, 2015), and design.md's rules L4, L7,
 
 import random
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 from keycluster.cluster.invariant import require
 from keycluster.cluster.raft.config import RaftConfig
@@ -24,7 +25,7 @@ from keycluster.cluster.raft.errors import HandingOver, MembershipRefused, NotLe
 from keycluster.cluster.raft.following import Following
 from keycluster.cluster.raft.handover import HandOver
 from keycluster.cluster.raft.log import LogReader
-from keycluster.cluster.raft.member import CANDIDATE, LEADER, Member, Role
+from keycluster.cluster.raft.member import CANDIDATE, LEADER, Member
 from keycluster.cluster.raft.membership import first_step, leave
 from keycluster.cluster.raft.messages import (
     ENTRY_BYTES_OVERHEAD,
@@ -46,15 +47,15 @@ from keycluster.cluster.raft.messages import (
     encode_membership_entry,
     entry_bytes,
 )
-from keycluster.cluster.raft.progress import SNAPSHOT, ProgressView
+from keycluster.cluster.raft.questions import Questions
 from keycluster.cluster.raft.reads import LeaderRead
 from keycluster.cluster.raft.ready import ReadFailed, ReadState, Ready
 from keycluster.cluster.raft.replication import Replication
 from keycluster.cluster.raft.snapshot_receiver import SnapshotReceiver
-from keycluster.cluster.types import Instant, LogIndex, NodeId, Term
+from keycluster.cluster.types import Instant, LogIndex, NodeId
 
 
-class RaftCore:
+class RaftCore(Questions):
     def __init__(
         self,
         *,
@@ -72,7 +73,7 @@ class RaftCore:
 
         The log must reach `applied`: a snapshot that was installed just before a crash is finished by the caller.
         """
-        self._member = Member(
+        member = Member(
             node=node,
             config=config,
             hard_state=hard_state,
@@ -83,10 +84,10 @@ class RaftCore:
             jitter=jitter,
             now=now,
         )
+        replication = Replication(member)
+        super().__init__(member, replication, HandOver(member, replication))
         self._election = Election(self._member)
         self._following = Following(self._member)
-        self._replication = Replication(self._member)
-        self._hand_over = HandOver(self._member, self._replication)
         self._receiver = SnapshotReceiver(self._member)
         self._handed_out = applied  # The last entry handed out to apply.
         self._applying: deque[tuple[LogIndex, int]] = deque()  # Handed out, not yet applied: last index and size.
@@ -433,156 +434,3 @@ class RaftCore:
                 m.outbox.reads.append(ReadFailed(read.number))
             else:
                 m.outbox.send(read.asker, ReadIndexReply(m.term, read.number, None))
-
-    # Questions
-
-    @property
-    def node(self) -> NodeId:
-        return self._member.node
-
-    @property
-    def config(self) -> RaftConfig:
-        return self._member.config
-
-    @property
-    def role(self) -> Role:
-        return self._member.role
-
-    @property
-    def is_leader(self) -> bool:
-        return self._member.role is LEADER
-
-    @property
-    def term(self) -> Term:
-        return self._member.term
-
-    @property
-    def vote(self) -> NodeId | None:
-        return self._member.vote
-
-    @property
-    def leader(self) -> NodeId | None:
-        """Who leads this term, as far as known; this node itself while it leads."""
-        return self._member.leader
-
-    @property
-    def commit_index(self) -> LogIndex:
-        return self._member.log.commit_index
-
-    @property
-    def applied_index(self) -> LogIndex:
-        return self._member.log.applied_index
-
-    @property
-    def stable_index(self) -> LogIndex:
-        """Durable here."""
-        return self._member.log.stable_index
-
-    @property
-    def last_index(self) -> LogIndex:
-        return self._member.log.last_index
-
-    @property
-    def last_term(self) -> Term:
-        return self._member.log.last_term
-
-    @property
-    def membership(self) -> Membership:
-        """The newest in the log, committed or not: the one that counts."""
-        return self._member.memberships.newest
-
-    @property
-    def membership_index(self) -> LogIndex:
-        """Of the entry that set it."""
-        return self._member.memberships.newest_index
-
-    @property
-    def committed_membership(self) -> Membership:
-        return self._member.memberships.committed
-
-    @property
-    def can_leave_joint(self) -> bool:
-        """Leading, and the joint membership is committed."""
-        m = self._member
-        return (
-            m.role is LEADER
-            and m.membership.is_joint
-            and m.memberships.newest_index <= m.log.commit_index
-            and self._replication.is_own_term_committed
-        )
-
-    @property
-    def is_installing_snapshot(self) -> bool:
-        return self._member.is_installing
-
-    @property
-    def is_disk_stalled(self) -> bool:
-        return self._member.is_stalled
-
-    # Questions to a leader
-
-    @property
-    def own_term_committed(self) -> bool:
-        """Leading, and an entry of this term is committed: the commit index is not behind (6.4)."""
-        return self.is_leader and self._replication.is_own_term_committed
-
-    @property
-    def term_start(self) -> LogIndex | None:
-        """The index of this leader's own first entry."""
-        return self._replication.term_start if self.is_leader else None
-
-    @property
-    def last_term_leader(self) -> NodeId | None:
-        """Named by the newest LEADER entry below this leader's own first one (L6)."""
-        return self._replication.last_term_leader if self.is_leader else None
-
-    @property
-    def leader_since(self) -> Instant | None:
-        """When this leadership began."""
-        return self._replication.began_at if self.is_leader else None
-
-    @property
-    def quorum_lease_until(self) -> Instant | None:
-        """No other leader can exist before this (L4). None when not leading, when no quorum has answered yet, and
-        after TimeoutNow was sent (L8)."""
-        sent_at = self._replication.rounds.quorum_sent_at
-        if not self.is_leader or self._hand_over.is_sent or sent_at is None:
-            return None
-        return Instant(sent_at + self._member.config.lease_ns)
-
-    @property
-    def is_handing_over(self) -> bool:
-        """Proposals are refused: a transfer is under way, or TimeoutNow was sent in this term."""
-        return self.is_leader and (self._hand_over.target is not None or self._hand_over.is_sent)
-
-    @property
-    def hand_over_sent(self) -> bool:
-        """TimeoutNow was sent in this term: this leader serves and grants nothing any more (L8)."""
-        return self.is_leader and self._hand_over.is_sent
-
-    @property
-    def progress(self) -> Mapping[NodeId, ProgressView]:
-        """Of the other members, sorted; empty unless leading."""
-        if not self.is_leader:
-            return {}
-        return {peer: progress.view() for peer, progress in self._replication.progress.items()}
-
-    @property
-    def uncommitted_bytes(self) -> int:
-        return self._member.log.uncommitted_bytes
-
-    @property
-    def retain_above(self) -> LogIndex:
-        """Compacting the log above this would make a member that answers, or a snapshot under way, start over."""
-        m = self._member
-        if m.role is not LEADER:
-            return m.log.applied_index
-        replication = self._replication
-        needed = [m.log.applied_index]
-        needed += [
-            progress.match
-            for progress in replication.progress.values()
-            if progress.state is not SNAPSHOT and replication.is_alive(progress)
-        ]
-        lowest = replication.snapshots.lowest_index
-        return min(needed if lowest is None else [*needed, lowest])

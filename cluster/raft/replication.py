@@ -218,6 +218,13 @@ class Replication:
         """More of our own log is durable."""
         self.advance_commit()
 
+    def needed_above(self, progress: Progress) -> LogIndex:
+        """The member needs the entries above this: behind what it has, or behind the snapshot on its way to it."""
+        if progress.state is not SNAPSHOT:
+            return progress.match
+        index = self.snapshots.index_for(progress.peer)
+        return self._member.log.applied_index if index is None else index
+
     def best_successor(self) -> Progress | None:
         """The voter to hand leadership to: of those that answer, the one whose log is longest."""
         m = self._member

@@ -41,10 +41,10 @@ class SnapshotSender:
         self._transfers.pop(peer, None)
         self._wanted_at.pop(peer, None)
 
-    @property
-    def lowest_index(self) -> LogIndex | None:
-        """Of the snapshots under way: their receivers need the entries behind it afterwards."""
-        return min((transfer.meta.index for transfer in self._transfers.values()), default=None)
+    def index_for(self, peer: NodeId) -> LogIndex | None:
+        """Of the snapshot under way to it."""
+        transfer = self._transfers.get(peer)
+        return None if transfer is None else transfer.meta.index
 
     def poll(self, progress: Progress) -> None:
         """Asks for a snapshot, or repeats a chunk, if it is time to. For a member that answers: see `Progress`."""

@@ -236,7 +236,7 @@ def test_retain_above_covers_transfers_and_live_members() -> None:
         region.tick(10)
         region.deliver()
         a.snapshot_step()
-    installing = a.core._replication.snapshots.lowest_index
+    installing = a.core._replication.snapshots.index_for(C)
     assert installing is not None
     for i in range(5):
         a.propose(b"%d" % i)
@@ -248,6 +248,12 @@ def test_retain_above_covers_transfers_and_live_members() -> None:
         while a.apply_one():
             pass
     assert a.core.retain_above <= installing < a.core.applied_index
+    region.cut = {C}
+    for _ in range(100):
+        region.tick(10)
+        region.deliver(to="b")
+        region.deliver(to="a", sender="b")
+    assert a.core.retain_above == a.core.applied_index, "a dead member keeps the log from being compacted"
 
 
 def test_heartbeats_go_on_during_a_transfer() -> None:
