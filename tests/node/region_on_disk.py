@@ -107,7 +107,8 @@ class RegionOnDisk:
         self._index = 0
         self.late_by = 0
         """How far cluster time has gone on since the founding."""
-        self.leased = True
+        self.leases_missing = 0
+        """So many times the region's node finds that it has no lease."""
         self.lose_answers = 0
         """So many answers the native port doesn't give, after it carried out what was asked."""
         self.questions: list[bytes] = []
@@ -127,7 +128,8 @@ class RegionOnDisk:
         return self.config.node
 
     def may_serve(self) -> bool:
-        return self.leased
+        self.leases_missing -= 1
+        return self.leases_missing < 0
 
     def cluster_time(self) -> ClusterTime | None:
         return ClusterTime(self.world.clock.wall() + self.late_by)

@@ -1,5 +1,8 @@
 """Questions and answers of a join: proven, whole, and each in one encoding."""
 
+import hashlib
+import hmac
+
 import msgspec
 import pytest
 from hypothesis import given, settings
@@ -84,6 +87,17 @@ def test_answer_counts_for_its_question_and_server_alone() -> None:
     ):
         with pytest.raises(JoinMalformed, match="not the region's"):
             attempt()
+
+
+def test_proofs_are_as_documented() -> None:
+    """Key, label, side, certificate and what was said, in the order that the module's docstring gives."""
+    key = hmac.digest(SECRET, b"keycluster-join-1", "sha256")
+    said = b"keycluster/join/1", hashlib.sha256(CERTIFICATE).digest()
+    body, proof = msgspec.msgpack.decode(QUESTION)
+    assert proof == hmac.digest(key, said[0] + b"\x01" + said[1] + body, "sha256")
+    body, proof = msgspec.msgpack.decode(ANSWER)
+    asked = hashlib.sha256(QUESTION).digest()
+    assert proof == hmac.digest(key, said[0] + b"\x02" + said[1] + asked + body, "sha256")
 
 
 def test_proof_of_one_side_is_not_the_others() -> None:

@@ -1,5 +1,7 @@
 """Join tokens as text: one text for each, and a damaged one is told at once."""
 
+import base64
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -44,6 +46,17 @@ def test_damaged_text_is_refused(token: JoinToken, data: st.DataObject) -> None:
     for damaged in (text[:at] + letter + text[at + 1 :], text[:at] + text[at + 1 :], text + letter, text[:at]):
         with pytest.raises(JoinTokenMalformed):
             parse_join_token(damaged)
+
+
+def test_unused_bits_at_the_end_are_zero() -> None:
+    """Base64's last letter has spare bits: only one of the letters that decode alike is taken."""
+    text = format_join_token(TOKEN)
+    alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+    alike = text[:-1] + alphabet[alphabet.index(text[-1]) ^ 1]
+    assert len(text.removeprefix(PREFIX)) % 4 != 0
+    assert base64.urlsafe_b64decode(alike[len(PREFIX) :] + "==") == base64.urlsafe_b64decode(text[len(PREFIX) :] + "==")
+    with pytest.raises(JoinTokenMalformed):
+        parse_join_token(alike)
 
 
 @settings(max_examples=300)

@@ -302,11 +302,12 @@ async def test_address_that_fails_gives_way_to_the_next(region: RegionOnDisk, tm
     config = joiner(tmp_path)
     async with region.native_port() as address:
         token = region.issue_token(address=address)
-        region.leased = False
+        region.leases_missing = 2
         with pytest.raises(JoinFailed, match="can't know whether it is current"):
             await join_region(config, token, world=region.world)
-        region.leased = True
-        await join_region(config, replace(token, addresses=("127.0.0.1:1", address)), world=region.world)
+        addresses = ("127.0.0.1:1", address, address)
+        await join_region(config, replace(token, addresses=addresses), world=region.world)
+        assert len(region.questions) == 3
 
 
 async def test_refusal_ends_the_join(region: RegionOnDisk, tmp_path: Path) -> None:
@@ -424,7 +425,7 @@ async def test_admission_needs_lease_and_time(region: RegionOnDisk, tmp_path: Pa
     """A node that can't know whether the token was used meanwhile asks to go elsewhere."""
     asker = Asker(region, joiner(tmp_path), region.issue_token())
     admitter = Admitter(secrets=lambda: region.secrets, consensus=region, entropy=region.world.entropy)
-    region.leased = False
+    region.leases_missing = 1
     with pytest.raises(DependencyTimeoutException) as raised:
         await admitter.admit(asker.question, source="10.0.0.9:1")
     assert raised.value.retryable

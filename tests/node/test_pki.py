@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from keycluster.cluster.types import NodeId, WallTime
@@ -124,7 +124,10 @@ def test_public_keys_are_p256_in_one_encoding() -> None:
     form = (Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     p384 = ec.generate_private_key(ec.SECP384R1()).public_key().public_bytes(*form)
     edwards = ed25519.Ed25519PrivateKey.generate().public_key().public_bytes(*form)
-    for bad in (p384, edwards, b"", good[:-1], good + b"\x00", b"\x30" * 91):
+    # The same point compressed: RFC 5480, 2.2 allows it, and OpenSSL reads it.
+    compressed = b"\x30\x39" + good[2:23] + b"\x03\x22\x00" + bytes((2 + good[-1] % 2,)) + good[27:59]
+    assert load_der_public_key(compressed) == load_der_public_key(good)
+    for bad in (p384, edwards, compressed, b"", good[:-1], good + b"\x00", b"\x30" * 91):
         with pytest.raises(CertificateRefused):
             check_public_key(bad)
 
