@@ -64,6 +64,20 @@ class _Forwarded:
     ask: Ask[Outcome | Setback]
 
 
+@dataclass(frozen=True, slots=True)
+class ProposalsStatistics:
+    """What waits here, for metrics and tests."""
+
+    under_way: int
+    """Commands of this node's own callers."""
+    under_way_bytes: int
+    forwarded: int
+    in_log: int
+    """As leader: proposed, by whomever, and not acknowledged yet."""
+    reads: int
+    """Indexes that reads wait for."""
+
+
 class Proposals:
     """`Consensus` for the rest of the node."""
 
@@ -100,6 +114,15 @@ class Proposals:
         # Reads that wait to be settled, by what they saw. Those whose callers have gone stay until then: there are no
         # more of these indexes than batches were applied since the settled one.
         self._reads: dict[LogIndex, trio.Event] = {}
+
+    def statistics(self) -> ProposalsStatistics:
+        return ProposalsStatistics(
+            under_way=self._under_way,
+            under_way_bytes=self._under_way_bytes,
+            forwarded=len(self._forwarded),
+            in_log=len(self._in_log),
+            reads=len(self._reads),
+        )
 
     @property
     def view(self) -> StateView:
