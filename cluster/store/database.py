@@ -52,40 +52,40 @@ class Database:
     @classmethod
     def create(cls, disk: Disk, path: Path, schema: Schema, fill: Callable[[apsw.Connection], None]) -> None:
         """Makes the file with its tables and first rows, whole or not at all. Its folder is made too."""
-        disk.make_folder(path.parent)
-        unlock = _lock(disk, path)
-        try:
-            if disk.size(path):
-                raise StoreFailed(path, "a store is there already")
-            unfinished = path.with_name(path.name + _UNFINISHED)
-            _remove(disk, unfinished)
-            disk.write_at(unfinished, 0, b"")  # SQLite would make it with the umask's mode, this is 0600.
-            with store_errors(unfinished):
+        with store_errors(path):
+            disk.make_folder(path.parent)
+            unlock = _lock(disk, path)
+            try:
+                if disk.size(path):
+                    raise StoreFailed(path, "a store is there already")
+                unfinished = path.with_name(path.name + _UNFINISHED)
+                _remove(disk, unfinished)
+                disk.write_at(unfinished, 0, b"")  # SQLite would make it with the umask's mode, this is 0600.
                 _fill(disk, unfinished, schema, fill)
-            disk.rename(unfinished, path)
-        finally:
-            unlock()
+                disk.rename(unfinished, path)
+            finally:
+                unlock()
 
     @classmethod
     def open(cls, disk: Disk, path: Path, schema: Schema) -> "Database":
         """Raises `StoreDamaged`, `StoreFailed` or `StoreLocked`."""
-        if not disk.size(path):
-            raise StoreDamaged(path, "the file is missing or empty")
-        unlock = _lock(disk, path)
-        try:
-            scan_wal(disk, path.with_name(path.name + "-wal"))
-            database = cls(disk, path, unlock)
-        except BaseException:
-            unlock()
-            raise
-        try:
-            with store_errors(path):
+        with store_errors(path):
+            if not disk.size(path):
+                raise StoreDamaged(path, "the file is missing or empty")
+            unlock = _lock(disk, path)
+            try:
+                scan_wal(disk, path.with_name(path.name + "-wal"))
+                database = cls(disk, path, unlock)
+            except BaseException:
+                unlock()
+                raise
+            try:
                 check_schema(database.writer, path, schema)
                 database.writer.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
-        except BaseException:
-            database.close()
-            raise
-        return database
+            except BaseException:
+                database.close()
+                raise
+            return database
 
     def connect(self) -> apsw.Connection:
         """One more connection, set up for durability and secrecy. Whoever asked for it closes it, before `close`."""

@@ -77,19 +77,19 @@ READ_ERRORS = (apsw.Error, UnicodeDecodeError)  # The second where a blob's type
 
 
 def translated(error: Exception, path: Path) -> Exception:
-    """The store's error for one of `READ_ERRORS`."""
+    """The store's error for one of SQLite's or the disk's."""
     if isinstance(error, _PROGRAM_ERRORS):
         return error
     if isinstance(error, UnicodeDecodeError):
         return StoreDamaged(path, "a value has another type than was written")
     what = f"{type(error).__name__}: {error}"
-    return StoreFailed(path, what) if isinstance(error, _DISK_ERRORS) else StoreDamaged(path, what)
+    return StoreFailed(path, what) if isinstance(error, (*_DISK_ERRORS, OSError)) else StoreDamaged(path, what)
 
 
 @contextmanager
 def store_errors(path: Path) -> Iterator[None]:
-    """Turns SQLite's errors inside into the store's."""
+    """Turns SQLite's and the disk's errors inside into the store's."""
     try:
         yield
-    except READ_ERRORS as error:
+    except (*READ_ERRORS, OSError) as error:
         raise translated(error, path) from error

@@ -40,21 +40,17 @@ def write_snapshot(
 ) -> SnapshotMeta:
     """Copies the newest commit that `source` sees to `path`, replacing what is there once all of it is durable."""
     unfinished = path.with_name(path.name + ".unfinished")
-    disk.remove(unfinished.with_name(unfinished.name + "-journal"))
-    disk.write_at(unfinished, 0, b"")
-    with store_errors(unfinished), _opened(disk, unfinished, apsw.SQLITE_OPEN_READWRITE) as target:
-        # The file counts only once it is synced and renamed: until then nothing of it needs to be durable.
-        target.pragma("synchronous", "OFF")
-        copy_database(target, source)
-        target.pragma("journal_mode", "DELETE")  # The copy says WAL; a single file is wanted.
-        meta = _mark_installed(target, unfinished, authentication)
-    size = disk.size(unfinished)
-    require(size % PAGE_BYTES == 0, f"a database of {size} bytes")
-    body = _trailer_body(meta.snapshot, authentication.generation)
-    mac = _file_mac(disk, unfinished, size, authentication)
-    mac.update(body)
-    disk.write_at(unfinished, size, body + mac.digest())
-    disk.rename(unfinished, path)
+    with store_errors(unfinished):
+        disk.remove(unfinished.with_name(unfinished.name + "-journal"))
+        disk.write_at(unfinished, 0, b"")
+        with _opened(disk, unfinished, apsw.SQLITE_OPEN_READWRITE) as target:
+            # The file counts only once it is synced and renamed: until then nothing of it needs to be durable.
+            target.pragma("synchronous", "OFF")
+            copy_database(target, source)
+            target.pragma("journal_mode", "DELETE")  # The copy says WAL; a single file is wanted.
+            meta = _mark_installed(target, unfinished, authentication)
+        _append_trailer(disk, unfinished, meta.snapshot, authentication)
+        disk.rename(unfinished, path)
     return meta.snapshot
 
 
@@ -63,8 +59,9 @@ def verified_snapshot(
     disk: Disk, path: Path, announced: SnapshotMeta, authentication: StateAuthentication
 ) -> Iterator[tuple[apsw.Connection, StateMeta, int]]:
     """Opens a snapshot for copying, its meta and the sum of its rows beside it. Raises `SnapshotRefused`."""
-    _check_file(disk, path, announced, authentication)
     try:
+        with store_errors(path):
+            _check_file(disk, path, announced, authentication)
         with store_errors(path), _opened(disk, path, apsw.SQLITE_OPEN_READONLY) as connection:
             try:
                 meta, total = verify_state(connection, path, authentication)
@@ -84,6 +81,15 @@ def _mark_installed(target: apsw.Connection, path: Path, authentication: StateAu
     record = authentication.seal_meta(encode_meta(meta))
     target.execute("UPDATE meta SET record = ? WHERE id = 1", (record,))
     return meta
+
+
+def _append_trailer(disk: Disk, path: Path, meta: SnapshotMeta, authentication: StateAuthentication) -> None:
+    size = disk.size(path)
+    require(size % PAGE_BYTES == 0, f"a database of {size} bytes")
+    body = _trailer_body(meta, authentication.generation)
+    mac = _file_mac(disk, path, size, authentication)
+    mac.update(body)
+    disk.write_at(path, size, body + mac.digest())
 
 
 def _check_file(disk: Disk, path: Path, announced: SnapshotMeta, authentication: StateAuthentication) -> None:
