@@ -41,7 +41,7 @@ class Replication:
         self.rounds.reset()
         self.snapshots.reset()
         m.become_leader()
-        self.follow_membership()
+        self._follow_membership(self.term_start)
         self.append(EntryKind.LEADER, [m.node.encode()])
         self.begin_round(probes_again=True)
 
@@ -54,19 +54,18 @@ class Replication:
         m.append([Entry(m.term, LogIndex(first + place), kind, payload) for place, payload in enumerate(payloads)])
         self._has_news = True
         if kind is EntryKind.MEMBERSHIP:
-            self.follow_membership()
+            self._follow_membership(first)
             self.rounds.recount(m.membership)
             self.advance_commit()
         return first
 
-    def follow_membership(self) -> None:
-        """The newest membership counts as soon as it is in the log (4.1)."""
+    def _follow_membership(self, first: LogIndex) -> None:
+        """The newest membership counts as soon as it is in the log (4.1). New members are sent that from `first` on."""
         m = self._member
         members = [peer for peer in m.membership.members if peer != m.node]
         for peer in self.progress.keys() - set(members):
             self.snapshots.forget(peer)
-        start = LogIndex(m.log.last_index + 1)
-        self.progress = {peer: self.progress.get(peer) or Progress(peer, start) for peer in members}
+        self.progress = {peer: self.progress.get(peer) or Progress(peer, first) for peer in members}
 
     def advance_commit(self) -> None:
         """Commits what a quorum has durably, if it is of this term: older entries only along with one (3.6.2)."""

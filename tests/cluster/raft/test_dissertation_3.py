@@ -480,6 +480,19 @@ def test_3_8_own_vote_counts_once_durable() -> None:
     assert a.core.role is Role.LEADER
 
 
+def test_3_8_own_vote_waits_for_its_own_write() -> None:
+    """The end of an earlier write says nothing of the vote."""
+    region, a = alone()
+    a.receive(B, append(1, (0, 0), entry(1, 1)))
+    make_candidate(region, a)
+    a.receive(B, VoteReply(Term(2), pre=False, granted=True))
+    assert len(a.writes) == 2
+    a.write_one()
+    assert a.core.role is Role.CANDIDATE
+    a.write_one()
+    assert a.core.role is Role.LEADER
+
+
 def test_3_8_leaders_own_copy_counts_once_durable() -> None:
     """10.2.1: the leader sends before it has written, and counts itself afterwards."""
     region, a = alone()

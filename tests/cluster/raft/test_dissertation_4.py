@@ -459,3 +459,25 @@ def test_4_4_a_region_grows_from_one() -> None:
     a.crash()
     region.run(2_000)
     assert region.leader is not None
+
+
+def test_4_4_joiner_without_a_membership_learns_it() -> None:
+    """A machine that has joined but knows no membership yet does nothing by itself; log or snapshot tell it."""
+    region, a = led_region(new="")
+    region.add("d", known=Membership(()))
+    region.run(1_000)
+    region["d"].read(1)
+    assert region["d"].core.term == 0
+    assert len(region["d"].reads) == 1
+    a.change(membership("abc", learners="d"))
+    region.settle()
+    assert region["d"].core.membership == membership("abc", learners="d")
+
+
+def test_4_4_only_voter_paused_leads_on() -> None:
+    """Nobody else can have led meanwhile: no new term after a pause of the machine."""
+    region = Region(("a",))
+    region.run(20)
+    region.time += 60 * 10**9
+    region.run(20)
+    assert (region["a"].core.role, region["a"].core.term) == (Role.LEADER, 1)

@@ -20,7 +20,7 @@ from tests.cluster.raft.harness import membership
 from tests.cluster.raft.simulated import Faults, SimulatedRegion
 
 NAMES = tuple(map(NodeId, "abcdefg"))
-EXAMPLES = int(os.environ.get("RAFT_MACHINE_EXAMPLES", "60"))
+EXAMPLES = int(os.environ.get("RAFT_MACHINE_EXAMPLES", "120"))
 RULES_PER_EXAMPLE = 50
 PHASES = (Phase.generate,) if os.environ.get("RAFT_MACHINE_UNSHRUNK") else (Phase.generate, Phase.shrink)
 LEADER_WITHIN_MS = 8_000  # A stalled disk may have to be noticed, snapshots sent and joint phases left.
