@@ -21,7 +21,7 @@ from struct import Struct
 import apsw
 import msgspec
 
-from keycluster.cluster.invariant import require
+from keycluster.cluster.invariant import InvariantBroken, require
 from keycluster.cluster.raft.messages import Entry, EntryKind, HardState, SnapshotMeta, entry_bytes
 from keycluster.cluster.seams import Disk
 from keycluster.cluster.store.authentication import MAC_BYTES, LogAuthentication, NotAuthentic, StateKeys
@@ -73,6 +73,7 @@ class LogStore:
         self._meta = _read_meta(database.writer, self._path, authentication)
         self._terms: array[int] = array("Q")
         self._links = bytearray()
+        self._before: tuple[LogIndex, Term, array[int]] = (self._meta.base_index, self._meta.base_term, array("Q"))
         self._tail: deque[Entry] = deque()
         self._tail_bytes = 0
 
@@ -132,31 +133,36 @@ class LogStore:
         return self._meta.last_index
 
     def term(self, index: LogIndex) -> Term:
-        """Of an entry kept, or of the base."""
+        """Of an entry kept, or of the base. Of one that the last compaction took, too: see `entries`."""
         with self._guard:
             meta = self._meta
-            if index == meta.base_index:
-                return meta.base_term
-            require(meta.base_index < index <= meta.last_index, f"no entry {index} in {self._bounds(meta)}")
-            return Term(self._terms[index - meta.base_index - 1])
+            for base_index, base_term, terms in ((meta.base_index, meta.base_term, self._terms), self._before):
+                if index == base_index:
+                    return base_term
+                if base_index < index <= base_index + len(terms):
+                    return Term(terms[index - base_index - 1])
+        raise InvariantBroken(f"no entry {index} in {self._bounds(meta)}")
 
     def entries(self, lo: LogIndex, hi: LogIndex, bytes_max: int) -> list[Entry]:
         """Entries lo ≤ index < hi, fewer if they come to more than `bytes_max` (`entry_bytes`), but at least one.
 
-        Raises `StoreDamaged` if the disk has other ones than were written.
+        None if `lo` isn't kept. The worker thread may compact the log, or reset it, between a caller's look at
+        `first_index` and this call: that is no mistake of the caller. Raises `StoreDamaged` if the disk has other
+        entries than were written.
         """
         with self._guard:
-            meta = self._meta
-            require(meta.base_index < lo <= hi <= meta.last_index + 1, f"no entries {lo}..{hi} in {self._bounds(meta)}")
-            if lo == hi:
+            end = min(hi, self._meta.last_index + 1)
+            if not self._meta.base_index < lo < end:
                 return []
             if self._tail and self._tail[0].index <= lo:
                 start = lo - self._tail[0].index
-                return list(_bounded((self._tail[at] for at in range(start, start + hi - lo)), bytes_max))
+                return list(_bounded((self._tail[at] for at in range(start, start + end - lo)), bytes_max))
         found = self._read(lo, hi, bytes_max)
         if found is None:
-            # A write that replaces just these entries may be between its commit and its note in memory.
+            # A write that replaces or erases just these entries may be between its commit and its note in memory.
             with self._database.writing:
+                if not self._meta.base_index < lo <= self._meta.last_index:
+                    return []
                 found = self._read(lo, hi, bytes_max)
         if found is None:
             raise StoreDamaged(self._path, f"entries {lo} and following are not what was written")
@@ -238,6 +244,7 @@ class LogStore:
         gone = min(index, old.last_index) - old.base_index
         with self._guard:
             self._meta = meta
+            self._before = old.base_index, old.base_term, self._terms[:]
             del self._terms[: None if drop_suffix else gone]
             del self._links[: None if drop_suffix else gone * MAC_BYTES]
             while self._tail and (drop_suffix or self._tail[0].index <= index):

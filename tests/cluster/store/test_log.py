@@ -85,14 +85,42 @@ def test_log_refuses_gaps_and_indexes_it_does_not_have(log: LogStore) -> None:
         lambda: log.write(entries=[entry(2)]),
         lambda: log.write(truncate_from=LogIndex(1)),
         lambda: log.term(LogIndex(3)),
-        lambda: log.entries(LogIndex(1), LogIndex(3), 100),
-        lambda: log.entries(LogIndex(2), LogIndex(4), 100),
         lambda: log.compact(LogIndex(3)),
         lambda: log.reset_to(SnapshotMeta(LogIndex(0), Term(0), MEMBERS, None)),
     ):
         with pytest.raises(InvariantBroken):
             mistake()
     assert all_of(log) == [entry(2)]
+
+
+def test_log_compacted_in_the_midst_of_a_step_of_consensus(log: LogStore) -> None:
+    """Who has just looked at `first_index` still gets terms, and no entries rather than an error."""
+    log.write(entries=[entry(1, 1), entry(2, 2), entry(3, 2)])
+    log.compact(LogIndex(2))
+    assert [log.term(LogIndex(i)) for i in (0, 1, 2, 3)] == [0, 1, 2, 2]
+    assert log.entries(LogIndex(1), LogIndex(4), 1000) == []
+    assert log.entries(LogIndex(3), LogIndex(9), 1000) == [entry(3, 2)]
+    assert log.entries(LogIndex(4), LogIndex(9), 1000) == []
+    log.reset_to(SnapshotMeta(LogIndex(3), Term(3), MEMBERS, None))
+    assert [log.term(LogIndex(i)) for i in (2, 3)] == [2, 3]
+    with pytest.raises(InvariantBroken):
+        log.term(LogIndex(1))
+
+
+def test_log_read_of_entries_that_are_erased_meanwhile_is_no_damage(log: LogStore) -> None:
+    """A compaction between the look at memory and the read of the disk."""
+    log.write(entries=[entry(i) for i in range(1, 6)])
+    from_disk_only(log)
+    read = log._read
+
+    def compact_then_read(*args: Any) -> list[Entry] | None:
+        log._read = read  # type: ignore[method-assign]
+        log.compact(LogIndex(4))
+        return read(*args)
+
+    log._read = compact_then_read  # type: ignore[method-assign, assignment]
+    assert log.entries(LogIndex(2), LogIndex(4), 1000) == []
+    assert log.entries(LogIndex(5), LogIndex(6), 1000) == [entry(5)]
 
 
 @pytest.mark.parametrize("cached", [True, False])
