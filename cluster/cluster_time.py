@@ -71,6 +71,7 @@ class ClusterClock:
     def lead(self, now: Instant) -> None:
         """This node became leader: running time goes on here. What others' clocks said to it before is too old."""
         self._clocks = {node: heard for node, heard in self._clocks.items() if node == self._node}
+        self._running_ns = self.running_ns(now)
         self._leading_since = now
 
     def follow(self, now: Instant) -> None:
