@@ -198,7 +198,7 @@ class RegionOnDisk:
         applied = self._state.apply(entries, apply_entry)
         self._index = applied.index
         self._state.refresh()
-        return list(applied.results)
+        return [outcome for outcome in applied.results if outcome is not None]
 
     def _write(self, change: Callable[[StateTx], None]) -> None:
         """Rows that a test wants changed behind the state machine's back."""

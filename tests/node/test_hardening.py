@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
@@ -130,7 +131,12 @@ def test_key_reaches_tls_in_a_hardened_process() -> None:
         "print('loaded')"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=DEADLINE, check=False, cwd=os.getcwd()
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+        check=False,
+        cwd=Path(__file__).parents[2],
     )
     assert done.stdout.strip() == "loaded", done.stderr
 

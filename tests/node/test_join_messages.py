@@ -2,6 +2,7 @@
 
 import hashlib
 import hmac
+from functools import partial
 
 import msgspec
 import pytest
@@ -81,9 +82,9 @@ def test_answer_counts_for_its_question_and_server_alone() -> None:
     """An answer to another question, or seen through another certificate, is not the region's."""
     other = ask(replace(REQUEST, nonce=b"m" * 32), secret=SECRET, server_certificate=CERTIFICATE)
     for attempt in (
-        lambda: read(ANSWER, question=other),
-        lambda: read(ANSWER, secret=b"t" * 32),
-        lambda: read(ANSWER, certificate=b"somebody between"),
+        partial(read, ANSWER, question=other),
+        partial(read, ANSWER, secret=b"t" * 32),
+        partial(read, ANSWER, certificate=b"somebody between"),
     ):
         with pytest.raises(JoinMalformed, match="not the region's"):
             attempt()
