@@ -69,14 +69,16 @@ def test_voters_and_learners_serve_in_peace() -> None:
 
 @pytest.mark.parametrize("seed", range(1, 6))  # Seed 0 has a split vote: an election longer than what the leases last.
 def test_followers_serve_through_a_change_of_leader(seed: int) -> None:
-    """A lease is good to its end: an election within it costs the data plane of the others nothing."""
+    """A lease is good to its end: an election within it costs the others' data plane nothing, the winner's a moment."""
     world = region(seed=seed)
     rest = [machine.node for machine in followers(world)]
     world.crash(leader_of(world).node)
+    refused: Counter[NodeId] = Counter()
     for _ in range(1_500):
         world.run_for(MILLISECOND)
-        assert all(world.may_serve(node) for node in rest)
-    assert world.leader() is not None
+        refused.update(node for node in rest if not world.may_serve(node))
+    assert set(refused) <= {leader_of(world).node}
+    assert refused.total() < 20
     assert write(world) < 30 * MILLISECOND
 
 
@@ -340,16 +342,15 @@ def test_state_that_differs_from_the_leaders_stops_the_node() -> None:
 
 def test_digest_of_a_state_not_reached_yet_is_compared_later() -> None:
     """A follower that lags compares once it has applied that far."""
-    world = region()
+    world = region(voters=1, learners=1)
     leader, follower = leader_of(world), followers(world)[0]
-    assert leader.member is not None
     world.set_apply_hangs(follower.node, True)
     world.propose(leader, [b"change"])
     world.run_for(50 * MILLISECOND)
     replica_of(leader)._digest = b"another"
     world.run_for(400 * MILLISECOND)
+    world.set_apply_hangs(follower.node, False)
     with pytest.raises(StateDiverged):
-        world.set_apply_hangs(follower.node, False)
         world.run_for(5 * MILLISECOND)
 
 
