@@ -51,7 +51,7 @@ def with_bytes(value: Any) -> Any:
 
 def as_frame(value: Any) -> bytes:
     """By the document's words and another msgpack library."""
-    body = msgpack.packb(with_bytes(value))
+    body: bytes = msgpack.packb(with_bytes(value))
     return struct.pack(">I", len(body)) + body
 
 

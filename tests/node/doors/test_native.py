@@ -534,6 +534,25 @@ async def test_client_that_does_not_read_is_cut_off(autojump_clock: MockClock) -
     assert region.gate.passed == 1
 
 
+async def test_client_that_does_not_read_is_not_read_from_while_another_task_sends() -> None:
+    """The answer of a write is stuck on its way out: data-plane requests are carried out for one receive, no more."""
+    region = Region()
+    stalled = Stalled(region)
+    client = stalled.client
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(stalled.serve)
+        await client.log_in()
+        stalled.stop()
+        await client.send(encode_requests([client.request("CreateKey", {})]))
+        await wait_all_tasks_blocked()
+        asked = len(region.entropy.asked)
+        for _ in range(10):
+            await client.send(encode_requests([client.request("GenerateRandom", {"NumberOfBytes": 1})]))
+            await wait_all_tasks_blocked()
+        assert len(region.entropy.asked) == asked + 1
+        nursery.cancel_scope.cancel()
+
+
 class Stalled:
     """A connection whose client stops reading at some time."""
 
