@@ -132,3 +132,20 @@ def test_describe_is_one_line_without_a_traceback() -> None:
     """What the log says of an exception group are its exceptions."""
     group = ExceptionGroup("unhandled", [ValueError("a\nb"), ExceptionGroup("inner", [KeyError("c")]), OSError()])
     assert describe(group) == "ValueError: a b; KeyError: 'c'; OSError"
+
+
+@pytest.mark.parametrize("inside_a_group", [False, True])
+async def test_supervisor_restarts_nobody_after_a_fatal_failure(
+    autojump_clock: trio.testing.MockClock, inside_a_group: bool
+) -> None:
+    """Whoever meets a damaged store: reading it again makes it no better."""
+
+    async def run(task_status: trio.TaskStatus[None]) -> None:
+        task_status.started()
+        error = KeyError("damaged")
+        raise ExceptionGroup("of a nursery", [error, ValueError()]) if inside_a_group else error
+
+    with pytest.raises(ExceptionGroup) as raised:
+        async with trio.open_nursery() as nursery:
+            await Supervisor(nursery, fatal=(KeyError,)).start(ActorSpec("maintenance", run, OnFailure.RESTART))
+    assert raised.group_contains(KeyError)

@@ -109,7 +109,7 @@ class Bench:
 
 
 @pytest.fixture
-async def bench(nursery: trio.Nursery, autojump_clock: trio.testing.MockClock) -> Bench:
+async def bench(nursery: trio.Nursery) -> Bench:
     made = Bench()
     await nursery.start(made.proposals.run)
     return made
