@@ -43,7 +43,11 @@ _EMPTY = Raw(b"\x80")  # An empty map.
 
 
 class ConnectionLost(Exception):
-    """The connection ended before the reply. The request may have been carried out, or not even have been sent."""
+    """The connection ended before the reply. If `was_sent`, the request may have been carried out."""
+
+    def __init__(self, reason: str, *, was_sent: bool) -> None:
+        super().__init__(reason)
+        self.was_sent = was_sent
 
 
 class _Call:
@@ -96,7 +100,7 @@ class Connection:
         Raises `ConnectionLost` or `DeadlineExceeded`. May be cancelled: a reply that comes later is dropped.
         """
         if not self.is_open:
-            raise ConnectionLost(self._lost)
+            raise ConnectionLost(self._lost, was_sent=False)
         call = _Call(operation, body, request_id, deadline, self._new_event())
         self._queue.append(call)
         if self._writer_waits:
@@ -109,7 +113,7 @@ class Connection:
             if not call.ended:
                 self._give_up(call)
         if call.reply is None:
-            raise call.failure or ConnectionLost("the connection ended")
+            raise call.failure or ConnectionLost("the connection ended", was_sent=True)
         return call.reply
 
     async def run(self) -> None:
@@ -124,7 +128,7 @@ class Connection:
             self._lose("the client closed the connection")
             for call in [*self._in_flight.values(), *self._queue]:
                 if call is not None and not call.ended:
-                    call.fail(ConnectionLost(self._lost))
+                    call.fail(ConnectionLost(self._lost, was_sent=call.number > 0))
             self._in_flight.clear()
             self._queue.clear()
             await self._stream.aclose()

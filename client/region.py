@@ -127,8 +127,8 @@ class Region:
                 _check_length(body, connection)
                 try:
                     reply = await connection.ask(operation.name, body, request_id=request_id, deadline=tries.deadline)
-                except ConnectionLost:
-                    tries.unanswered = True
+                except ConnectionLost as lost:
+                    tries.unanswered |= lost.was_sent
                 except DeadlineExceeded:
                     tries.unanswered = True
                     self._raise_outcome(tries, operation)

@@ -221,6 +221,7 @@ class FakeNode:
         self.fingerprint = self.context.fingerprint
         self.welcome = {"frame_bytes_max": frames.FRAME_BYTES_MAX, "requests_in_flight_max": 1024}
         self.refusal = None
+        self.is_mute = False
         self.batches: list[list] = []
         self.held: list[tuple] = []
         self.streams: list = []
@@ -247,6 +248,8 @@ class FakeNode:
     async def _serve_connection(self, raw) -> None:
         gone = (anyio.BrokenResourceError, anyio.EndOfStream, anyio.ClosedResourceError, ssl.SSLError, Drop)
         async with raw:
+            if self.is_mute:
+                await anyio.sleep_forever()
             with suppress(*gone):
                 stream = await TLSStream.wrap(
                     raw, server_side=True, ssl_context=self.context, standard_compatible=False

@@ -259,6 +259,31 @@ def test_refusal_is_not_hidden_by_the_deadline(run, region_of, fake):
     run(body)
 
 
+def test_change_that_was_never_sent_is_not_said_to_be_perhaps_made(run, region_of, fake):
+    """A change that waited for its place when the connection was lost leaves nothing unknown: the refusal is raised."""
+
+    async def body():
+        async with region_of(2) as region, region.client(in_flight_max=1) as client:
+            first, second = region.nodes
+            first.handler = hold_with(fake)
+            second.handler = lambda request: errors.KeyUnavailableException("no lease")
+            async with anyio.create_task_group() as group:
+
+                async def refused(call):
+                    with pytest.raises(errors.KeyUnavailableException):
+                        await call
+
+                group.start_soon(refused, client.encrypt(key_id="k", plaintext=b"x", timeout=0.5))
+                await fake.until(lambda: first.held)
+                group.start_soon(refused, client.create_key(timeout=0.5))
+                await anyio.wait_all_tasks_blocked()
+                first.handler = second.handler
+                await first.hang_up()
+            assert "CreateKey" in {request.operation for request in second.requests}
+
+    run(body)
+
+
 def test_silent_node_is_left_for_another(run, region_of, fake, monkeypatch):
     """A node that says nothing while calls wait is asked for a sign of life and then given up: others answer."""
 
@@ -300,10 +325,11 @@ def test_node_that_gives_signs_of_life_may_take_its_time(run, region_of, fake, m
     run(body)
 
 
-def test_reply_about_the_connection_ends_it(run, region_of, fake):
-    """A reply with number 0 says why the node closes: calls that wait are made elsewhere."""
+def test_reply_about_the_connection_ends_it(run, region_of, fake, monkeypatch):
+    """A reply with number 0 says why the node closes: calls that wait are made elsewhere, at once."""
 
     async def body():
+        monkeypatch.setattr(connection_module, "WATCH_SECONDS", 100)
         async with region_of(2) as region, region.client() as client:
             first = region.nodes[0]
             first.handler = hold_with(fake)

@@ -5,6 +5,7 @@ import msgspec
 import pytest
 
 from keycluster import KeyClient, errors
+from keycluster.client import region as region_module
 from keycluster.cluster.wire import frames
 
 
@@ -120,11 +121,11 @@ def test_certificate_of_another_authority_is_not_trusted(run, region_of, other_a
     async def body():
         async with region_of(1) as region:
             with pytest.raises(errors.NodeNotTrusted, match="certificate"):
-                async with region.client(timeout=0.5, ca_file=other_authority.file):
+                async with region.client(timeout=100, ca_file=other_authority.file):  # Told at once, not at the end.
                     pytest.fail("opened")
             region.nodes[0].context = region.authority.server_context("127.0.0.2")
             with pytest.raises(errors.NodeNotTrusted, match="certificate"):
-                async with region.client(timeout=0.5):
+                async with region.client(timeout=100):
                     pytest.fail("opened")
 
     run(body)
@@ -281,14 +282,17 @@ def test_dead_node_comes_back_and_is_preferred_again(run, region_of, fake):
     run(body)
 
 
-def test_connection_closed_while_idle_is_made_anew(run, region_of):
-    """A node that closes an idle connection isn't held for dead: the next call connects again."""
+def test_connection_closed_while_idle_is_made_anew(run, region_of, fake):
+    """A node that closes an idle connection isn't held for dead, nor called back: the next call connects again."""
 
     async def body():
         async with region_of(1) as region, region.client() as client:
+            known = client._region.find("node-1")[0]
             for _ in range(3):
                 await client.encrypt(key_id="k", plaintext=b"x", timeout=2)
                 await region.nodes[0].hang_up()
+                await fake.until(lambda: not known.is_kept)
+                assert known.is_well
         assert region.nodes[0].log_ins == 3
 
     run(body)
@@ -311,6 +315,35 @@ def test_throttled_call_is_tried_later(run, region_of):
     run(body)
 
 
+def test_throttled_call_pauses_before_it_goes_elsewhere(run, region_of, monkeypatch):
+    """Overload is no reason to hurry to the next node: that one gets the call after a pause."""
+
+    async def body():
+        monkeypatch.setattr(region_module, "PAUSE_SECONDS_MIN", 0.2)
+        async with region_of(2) as region, region.client() as client:
+            region.nodes[0].handler = lambda request: errors.ThrottlingException("slow down")
+            start = anyio.current_time()
+            await client.encrypt(key_id="k", plaintext=b"x")
+            assert anyio.current_time() - start >= 0.2
+            assert [len(node.requests) for node in region.nodes] == [1, 1]
+
+    run(body)
+
+
+def test_node_that_takes_the_connection_and_says_nothing_delays_no_call(run, region_of, monkeypatch):
+    """A stopped process still accepts: whoever waits for its log-in goes to the next node after a short while."""
+
+    async def body():
+        monkeypatch.setattr(region_module, "CONNECT_SECONDS_MAX", 100)
+        async with region_of(2) as region:
+            region.nodes[0].is_mute = True
+            async with region.client() as client:
+                await client.encrypt(key_id="k", plaintext=b"x")
+            assert len(region.nodes[1].requests) == 1
+
+    run(body)
+
+
 def test_whole_region_without_leases_is_asked_again(run, region_of):
     """While no node may serve, calls are repeated with pauses until one may: an election shows as delay only."""
 
@@ -327,7 +360,7 @@ def test_whole_region_without_leases_is_asked_again(run, region_of):
             for node in region.nodes:
                 node.handler = refuse_for_a_while
             await client.encrypt(key_id="k", plaintext=b"x")
-            assert count == 13
+            assert sorted(len(node.requests) for node in region.nodes) == [4, 4, 5]
 
     run(body)
 
