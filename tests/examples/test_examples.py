@@ -1,11 +1,21 @@
-"""The examples run as they are printed, each in a process of its own against a real region on this machine."""
+"""The examples run as they are printed, and AWS's Encryption SDK works, on a real region on this machine."""
 
+import io
+import json
+import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
+import aws_encryption_sdk
+import boto3
 import pytest
+import trio
+from aws_encryption_sdk.identifiers import Algorithm
+from aws_encryption_sdk.key_providers.kms import KMSMasterKey
 
+from keycluster import KeyClient, Suite
 from tests.region.dev_region import dev_region
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -48,3 +58,33 @@ def test_boto3_example_runs(endpoints):
     printed = run_example("boto3_client.py", endpoints)
     assert "decrypted a secret" in printed
     assert "refused without its context" in printed
+
+
+@pytest.mark.parametrize("suite", [Suite.SIGNED, Suite.UNSIGNED])
+async def test_aws_encryption_sdk_and_our_client_read_each_other(endpoints, suite):
+    """One region, one key: what AWS's SDK encrypts through boto3 our client decrypts, and the other way round."""
+    content = json.loads(endpoints.read_text())
+    region, nodes = next(iter(content["regions"].items()))
+    kms = boto3.client(
+        "kms",
+        region_name=region,
+        endpoint_url=nodes["nodes"][-1]["aws"],
+        aws_access_key_id=content["access_key_id"],
+        aws_secret_access_key=content["secret_access_key"],
+    )
+    context, plaintext = {"file": "räksmörgås"}, os.urandom(300_000)
+    sdk, algorithm = aws_encryption_sdk.EncryptionSDKClient(), Algorithm.get_by_id(suite)
+    async with KeyClient.from_endpoints(endpoints) as client:
+        arn = (await client.create_key()).key_metadata.arn
+        key = KMSMasterKey(key_id=arn, client=kms)
+        theirs, _ = await trio.to_thread.run_sync(
+            partial(sdk.encrypt, source=plaintext, key_provider=key, encryption_context=context, algorithm=algorithm)
+        )
+        opened, sealed = io.BytesIO(), io.BytesIO()
+        result = await client.decrypt_stream(io.BytesIO(theirs), opened, encryption_context=context)
+        assert opened.getvalue() == plaintext
+        assert (result.key_id, result.suite) == (arn, suite)
+        await client.encrypt_stream(io.BytesIO(plaintext), sealed, key_id=arn, encryption_context=context, suite=suite)
+        back, header = await trio.to_thread.run_sync(partial(sdk.decrypt, source=sealed.getvalue(), key_provider=key))
+        assert back == plaintext
+        assert context.items() <= header.encryption_context.items()
