@@ -244,6 +244,7 @@ class Dev:
         self._pids: dict[tuple[str, str], int] = {}
         nodes = [node for nodes in settings.regions.values() for node in nodes]
         self._is_one_process = len(nodes) == 1
+        self._one_ended = trio.Event()
 
     async def run(self) -> None:
         """Starts all, says where it is, waits for the end, stops all."""
@@ -347,6 +348,7 @@ class Dev:
             raise failure_of(node, group) from None
         finally:
             close()
+            self._one_ended.set()
 
     def _config(self, region: str, node: DevNode) -> NodeConfig:
         folder = self._node_folder(region, node)
@@ -439,7 +441,8 @@ class Dev:
     async def _wait_while_any_lives(self) -> None:
         """A node that ended is not started again: that is for whoever tries things to see."""
         if self._is_one_process:
-            await trio.sleep_forever()
+            await self._one_ended.wait()
+            return
         async with trio.open_nursery() as nursery:
             for (region, name), child in self._children.items():
                 nursery.start_soon(self._watch, f"{region} {name}", child)
