@@ -34,6 +34,8 @@ REQUEST_ID_BYTES: Final = 16
 NOT_SERVING_TEXT: Final = "This node can't serve at the moment. Try another node of the region."
 DEADLINE_TEXT: Final = "The request could not be completed in time. It may be repeated under the same request id."
 EMPTY_RESPONSE: Final = b"\x80"  # msgpack's empty map.
+NOT_ACTIVE_TEXT: Final = "The access key is not known, or no longer active."
+NOT_OFFERED_TEXT: Final = "This operation is not known, or not offered here."
 FAULT_TEXT: Final = "An internal failure occurred."
 
 NODE_STOPS_ON = (StoreError, InvariantBroken, OSError, MemoryError)
@@ -143,7 +145,7 @@ class Dispatch:
         request_id = waiting.request_id or self._room.entropy.random_bytes(REQUEST_ID_BYTES)
         params_hash = hash_parameters(call.name, request)
         if call.admin is not None:
-            self._authorise_operator(call, caller)
+            authorise_operator(self._current(caller).record, f"keycluster:{call.name}")
             return await call.admin.handler(AdminCall(request, caller, request_id, params_hash))
         body = call.handler(self._room, caller, request)
         command = encode_command(body, caller, request_id=request_id, params_hash=params_hash)
@@ -154,16 +156,18 @@ class Dispatch:
         response: msgspec.Struct = call.response_decoder.decode(outcome.ok or EMPTY_RESPONSE)
         return response
 
-    def _authorise_operator(self, call: Call, caller: Caller) -> None:
+    def _current(self, caller: Caller) -> Credential:
+        """The caller's access key as it is now: it may have been withdrawn since the request came."""
         credential = self.credential(caller.access_key_id)
-        if credential is None:
-            raise UnrecognizedClientException("The access key is no longer active.")
-        authorise_operator(credential.record, f"keycluster:{call.name}")
+        if credential is None or credential.record.version != caller.credential_version:
+            raise UnrecognizedClientException(NOT_ACTIVE_TEXT)
+        return credential
 
     async def _read(self, call: Call, caller: Caller, request: Any) -> msgspec.Struct:
         consensus = self._room.consensus
         if not consensus.may_serve():
             raise call.unavailable(NOT_SERVING_TEXT)
+        self._current(caller)
         seen = consensus.view.applied_index  # Nothing is awaited from here until the handler has read all it wants.
         response: msgspec.Struct = call.handler(self._room, caller, request)
         await consensus.settled(seen)

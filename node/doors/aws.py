@@ -20,7 +20,7 @@ from keycluster.cluster.wire.errors import (
     UnknownOperationException,
     UnrecognizedClientException,
 )
-from keycluster.node.dispatch import NOT_SERVING_TEXT, Call, Dispatch, Waiting
+from keycluster.node.dispatch import NOT_OFFERED_TEXT, NOT_SERVING_TEXT, Call, Dispatch, Waiting
 from keycluster.node.doors.http import (
     CONTINUE,
     HttpParser,
@@ -172,7 +172,7 @@ class _Connection:
             operation = _operation_of(request)
             call = dispatch.calls.get(operation)
             if call is None:
-                raise UnknownOperationException("")
+                raise UnknownOperationException(NOT_OFFERED_TEXT)
             typed = call.decoder.from_json(request.body)
             if call.is_inline:
                 return dispatch.answer_now(call, caller, typed, number=number, serving=serving)
@@ -237,14 +237,14 @@ def _body_of(answer: Answer) -> bytes:
 def _signed_request(request: HttpRequest) -> SignedRequest:
     path, _, query = request.target.partition(b"?")
     if request.method != b"POST" or path != b"/":
-        raise NoSuchResource("")
+        raise NoSuchResource("Requests are posted to /.")
     return SignedRequest(request.method, path, query, request.headers, request.body)
 
 
 def _operation_of(request: HttpRequest) -> str:
     target = request.headers.get(b"x-amz-target", b"")
     if not target.startswith(TARGET_PREFIX):
-        raise UnknownOperationException("")
+        raise UnknownOperationException(NOT_OFFERED_TEXT)
     return target[len(TARGET_PREFIX) :].decode("ascii", "replace")
 
 

@@ -28,10 +28,10 @@ from keycluster.cluster.wire.frames import (
     session_key,
     verify_proof,
 )
+from keycluster.node.dispatch import NOT_ACTIVE_TEXT
 from keycluster.node.room import Credential
 
 WRONG_PROOF_TEXT: Final = "The proof does not match: check the secret access key."
-UNKNOWN_KEY_TEXT: Final = "The access key is not known, or no longer active."
 NOT_CURRENT_TEXT: Final = "This node can't tell at the moment whether the access key is good. Try another node."
 
 
@@ -100,5 +100,5 @@ class LogIn:
         if not is_current:
             return KeyUnavailableException(NOT_CURRENT_TEXT)
         if not is_known:
-            return UnrecognizedClientException(UNKNOWN_KEY_TEXT)
+            return UnrecognizedClientException(NOT_ACTIVE_TEXT)
         return InvalidSignatureException(WRONG_PROOF_TEXT)

@@ -39,7 +39,7 @@ from keycluster.cluster.wire.frames import (
     encode_greeting,
     encode_replies,
 )
-from keycluster.node.dispatch import Call, Dispatch, Waiting
+from keycluster.node.dispatch import NOT_ACTIVE_TEXT, NOT_OFFERED_TEXT, Call, Dispatch, Waiting
 from keycluster.node.doors.limits import (
     DEFAULT_LIMITS,
     READ_BYTES,
@@ -52,7 +52,7 @@ from keycluster.node.doors.limits import (
     Unfinished,
     host_of,
 )
-from keycluster.node.doors.login import UNKNOWN_KEY_TEXT, LogIn
+from keycluster.node.doors.login import LogIn
 from keycluster.node.gate import Answer, Gate, Released
 from keycluster.node.room import Credential, Room
 
@@ -260,13 +260,13 @@ class _Connection:
             raise ThrottlingException(THROTTLED_TEXT)
         call = self._calls.get(operation)
         if call is None:
-            raise UnknownOperationException("")
+            raise UnknownOperationException(NOT_OFFERED_TEXT)
         return call
 
     def _identify(self) -> tuple[Caller | None, KmsError]:
         """Who logged in, as long as their access key is what it was then; else why their requests are refused."""
         known = self._credential
-        refusal: KmsError = UnrecognizedClientException(UNKNOWN_KEY_TEXT)
+        refusal: KmsError = UnrecognizedClientException(NOT_ACTIVE_TEXT)
         if known is None:
             return None, refusal
         try:

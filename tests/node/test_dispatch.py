@@ -11,12 +11,12 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from keycluster.cluster.invariant import InvariantBroken
 from keycluster.cluster.keys.commands import decode_command, hash_parameters
 from keycluster.cluster.store.errors import StoreDamaged
-from keycluster.cluster.wire.errors import DisabledException, KMSInternalException
+from keycluster.cluster.wire.errors import DisabledException, KMSInternalException, UnrecognizedClientException
 from keycluster.cluster.wire.operations import CreateKeyRequest, DescribeKeyRequest, GenerateRandomRequest
 from keycluster.node.dispatch import Waiting
 from keycluster.node.gate import Answer, Gate
 from keycluster.node.operations.table import OPERATIONS, Cost, Plane
-from tests.node.doors.region import Region
+from tests.node.doors.region import ACCESS_KEY, Region
 
 
 @pytest.fixture
@@ -25,8 +25,10 @@ def region() -> Region:
 
 
 def waiting(region: Region, name: str, request: Any, *, request_id: bytes | None = None, seconds: float = 5) -> Waiting:
+    credential = region.room.credential(ACCESS_KEY)
+    assert credential is not None
     deadline = trio.current_time() + seconds
-    return Waiting(region.dispatch.calls[name], region.caller(), request, 7, deadline, request_id)
+    return Waiting(region.dispatch.calls[name], credential.caller("192.0.2.1"), request, 7, deadline, request_id)
 
 
 def test_every_operation_is_offered_at_both_doors(region: Region) -> None:
@@ -50,8 +52,9 @@ def test_node_without_a_lease_reads_no_state(region: Region) -> None:
 async def test_read_without_a_lease_reads_no_state(region: Region) -> None:
     """The same for control-plane reads."""
     region.applied.serving = False
+    asked = waiting(region, "DescribeKey", DescribeKeyRequest(key_id="k"))
     region.state.reads.clear()
-    answer = await region.dispatch.perform(waiting(region, "DescribeKey", DescribeKeyRequest(key_id="k")))
+    answer = await region.dispatch.perform(asked)
     assert answer.error is not None
     assert answer.error.retryable
     assert region.state.reads == []
@@ -60,7 +63,6 @@ async def test_read_without_a_lease_reads_no_state(region: Region) -> None:
 async def test_write_without_a_lease_is_proposed(region: Region) -> None:
     """The log decides, and it may find a leader before the caller's deadline."""
     region.applied.serving = False
-    region.add_access_key(region.caller().access_key_id, b"secret")
     answer = await region.dispatch.perform(waiting(region, "CreateKey", CreateKeyRequest()))
     assert answer.error is None
 
@@ -85,6 +87,16 @@ async def test_deadline_ends_a_read_that_does_not_settle(region: Region, autojum
     assert answer.error is not None
     assert answer.error.retryable
     assert trio.current_time() == pytest.approx(5, abs=0.01)
+
+
+@pytest.mark.parametrize("change", [{"active": False}, {"version": 2}])
+async def test_access_key_withdrawn_before_a_read_s_turn_refuses_it(region: Region, change: dict[str, Any]) -> None:
+    """Between a request's arrival and its task's first step other steps may have been taken."""
+    key = region.add_key()
+    asked = waiting(region, "DescribeKey", DescribeKeyRequest(key_id=key.key_id))
+    region.change_access_key(**change)
+    answer = await region.dispatch.perform(asked)
+    assert isinstance(answer.error, UnrecognizedClientException)
 
 
 async def test_read_settles_what_it_saw(region: Region) -> None:

@@ -20,7 +20,7 @@ from trio.testing import MockClock
 from keycluster.cluster.types import SECOND, ClusterTime
 from keycluster.cluster.wire.frames import encode_requests
 from keycluster.cluster.wire.operations import ListKeysRequest
-from keycluster.node.dispatch import NOT_SERVING_TEXT, AdminOperation
+from keycluster.node.dispatch import NOT_OFFERED_TEXT, NOT_SERVING_TEXT, AdminOperation
 from keycluster.node.doors.limits import DoorLimits
 from keycluster.node.network import RealNetwork
 from tests.node.doors.region import ACCESS_KEY, SECRET, Client, Region
@@ -280,7 +280,7 @@ async def test_operation_without_a_response_has_an_empty_body(region: Region) ->
 @pytest.mark.parametrize(
     ("operation", "body", "status", "expected"),
     [
-        ("Frobnicate", {}, 400, {"__type": "UnknownOperationException"}),
+        ("Frobnicate", {}, 400, {"__type": "UnknownOperationException", "message": NOT_OFFERED_TEXT}),
         ("Encrypt", b"{", 400, {"__type": "SerializationException", "Message": "The input can't be read"}),
         ("Encrypt", b"[]", 400, {"__type": "SerializationException", "Message": "Expected `object`, got `array`"}),
         (
