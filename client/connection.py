@@ -94,6 +94,16 @@ class Connection:
         self._lost = ""  # Why, once it isn't open any more.
         self._scope = anyio.CancelScope()
 
+    @property
+    def in_flight(self) -> int:
+        """Requests without a reply, those that their callers have given up included."""
+        return len(self._in_flight)
+
+    @property
+    def queued(self) -> int:
+        """Calls that wait to be sent."""
+        return len(self._queue)
+
     async def ask(self, operation: str, body: Raw, *, request_id: bytes | None, deadline: float) -> Reply[Raw]:
         """The reply to one call. `deadline` is on the loop's clock.
 

@@ -14,7 +14,7 @@ from keycluster.client.envelope.decryptor import FRAME_BYTES_MAX_DEFAULT
 from keycluster.client.envelope.files import AsyncSink, AsyncSource, Sink, Source
 from keycluster.client.envelope.format import FRAME_BYTES_DEFAULT, Suite
 from keycluster.client.envelope.streams import EnvelopeResult, Progress
-from keycluster.client.nodes import KnownNode
+from keycluster.client.nodes import KnownNode, NodeStatistics
 from keycluster.client.operations.admin import AdminOperations
 from keycluster.client.operations.data import DataOperations
 from keycluster.client.operations.keys import KeyOperations
@@ -104,6 +104,10 @@ class KeyClient(RegionOperations):
         Valid as long as the client is open. Raises ValueError if the region hasn't got the node.
         """
         return RegionOperations(self._region, timeout=self._timeout, only_at=self._region.find(NodeId(node)))
+
+    def statistics(self) -> tuple[NodeStatistics, ...]:
+        """How each node does as this client sees it, the preferred ones first."""
+        return self._region.statistics()
 
     # Envelope encryption.
 

@@ -6,16 +6,33 @@ another node" (no lease, say): calls go elsewhere too, except that one is let th
 """
 
 import random
+from dataclasses import dataclass
 
 from keycluster.client.connection import Connection
 from keycluster.client.endpoints import NodeAddress
 from keycluster.client.runtime import Event
+from keycluster.cluster.types import NodeId
 from keycluster.cluster.wire.errors import KmsError
 
 DOWN_SECONDS_MIN = 0.05
 DOWN_SECONDS_MAX = 2.0  # A node that comes back is used again after this at the latest.
 REST_SECONDS_MIN = 0.1  # About a lease's renewal.
 REST_SECONDS_MAX = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class NodeStatistics:
+    """One node as the client sees it at this moment."""
+
+    node: NodeId
+    az: str
+    is_connected: bool
+    is_well: bool
+    """False while it can't be reached, or refuses for want of a lease: calls go elsewhere then."""
+    in_flight: int
+    """Requests without a reply, those that their callers have given up included."""
+    queued: int
+    """Calls that wait to be sent."""
 
 
 class KnownNode:
@@ -74,6 +91,18 @@ class KnownNode:
         if not self.is_well:
             self._rests_until = self._rest_seconds = 0.0
             self.is_well = self.down_until == 0.0
+
+    def statistics(self) -> NodeStatistics:
+        """What there is to say of it now."""
+        connection = self.connection
+        return NodeStatistics(
+            node=self.address.node,
+            az=self.address.az,
+            is_connected=connection is not None and connection.is_open,
+            is_well=self.is_well,
+            in_flight=0 if connection is None else connection.in_flight,
+            queued=0 if connection is None else connection.queued,
+        )
 
 
 def decorrelated(previous: float, least: float, most: float, jitter: random.Random) -> float:

@@ -33,7 +33,7 @@ from keycluster.client.errors import (
     RequestTooLarge,
 )
 from keycluster.client.login import RefusedAtLogIn, log_in
-from keycluster.client.nodes import KnownNode, by_preference, decorrelated
+from keycluster.client.nodes import KnownNode, NodeStatistics, by_preference, decorrelated
 from keycluster.client.runtime import Runtime, current_runtime
 from keycluster.client.transport import SecureStream, StreamBroken
 from keycluster.cluster.types import NodeId
@@ -107,6 +107,10 @@ class Region:
             names = ", ".join(sorted(known.address.node for known in self._nodes))
             raise ValueError(f"no node {node} in {self._endpoints.region}, but {names}")
         return found
+
+    def statistics(self) -> tuple[NodeStatistics, ...]:
+        """Of each node, the preferred ones first."""
+        return tuple(node.statistics() for node in self._nodes)
 
     async def call(
         self, operation: Operation[R], request: Shape, *, timeout: float, only_at: list[KnownNode] | None = None

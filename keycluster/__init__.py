@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from keycluster.client.envelope.format import Suite
     from keycluster.client.envelope.streams import EnvelopeResult
     from keycluster.client.key_client import KeyClient, RegionOperations
+    from keycluster.client.nodes import NodeStatistics
     from keycluster.cluster.wire.operations import Tag
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "EnvelopeResult",
     "KeyClient",
     "NodeAddress",
+    "NodeStatistics",
     "RegionOperations",
     "Suite",
     "Tag",
@@ -34,6 +36,7 @@ _HOMES = {
     "EnvelopeResult": "client.envelope.streams",
     "KeyClient": "client.key_client",
     "NodeAddress": "client.endpoints",
+    "NodeStatistics": "client.nodes",
     "RegionOperations": "client.key_client",
     "Suite": "client.envelope.format",
     "Tag": "cluster.wire.operations",

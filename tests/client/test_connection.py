@@ -92,6 +92,7 @@ def test_calls_in_flight_are_bounded(run, region_of, fake, ours, theirs):
                 for _ in range(5):
                     await fake.until(lambda: len(node.held) >= 4)
                     assert len(node.held) == 4
+                    assert client.statistics()[0].in_flight == 4
                     await node.release()
 
     run(body)

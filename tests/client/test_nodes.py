@@ -55,6 +55,39 @@ def test_down_node_is_not_usable_until_connected():
     assert not node.is_usable(100.0)
 
 
+STEPS = st.lists(st.sampled_from(["down", "connected", "refused", "answered", "wait"]), max_size=30)
+
+
+@given(STEPS, st.integers(0, 2**32))
+def test_state_of_a_node_is_always_what_happened_last(steps, seed):
+    """Down since the last break without a connection after it, resting since the last refusal without an answer."""
+    node, jitter, now = KnownNode(address(1)), random.Random(seed), 100.0
+    down, rests = False, False
+    for step in steps:
+        if step == "down":
+            node.mark_down(now, jitter)
+            down = True
+        elif step == "connected":
+            node.mark_connected(None)
+            down = False
+        elif step == "refused":
+            node.mark_refused(now, jitter)
+            rests = True
+        elif step == "answered":
+            node.mark_answered()
+            rests = False
+        else:
+            now += 2 * REST_SECONDS_MAX
+        assert node.is_well == (not down and not rests)
+        assert node.statistics().is_well == node.is_well
+        if node.is_well:
+            assert node.is_usable(now)
+        if down:
+            assert not node.is_usable(now)
+        if rests and not down and node.is_usable(now):
+            assert step == "wait" or not node.is_usable(now)
+
+
 @given(st.integers(0, 2**32), st.floats(0.001, 1.0), st.floats(1.0, 10.0))
 def test_pauses_stay_in_bounds_and_reach_the_longest(seed, least, most):
     """Each pause is between the least and the most, and they grow until the most is reached now and then."""
