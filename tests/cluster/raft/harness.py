@@ -26,8 +26,9 @@ from keycluster.cluster.raft.messages import (
     entry_bytes,
 )
 from keycluster.cluster.raft.ready import IncomingChunk, Persist, ReadAnswer, Ready, SnapshotRead
-from keycluster.cluster.types import MILLISECOND, Instant, LogIndex, NodeId, Term
+from keycluster.cluster.types import MILLISECOND, SECOND, Instant, LogIndex, NodeId, Term
 
+UPTIME_NS = 3_600 * SECOND  # Clocks of machines that have been up for an hour: nothing may depend on a small number.
 SNAPSHOT_BYTES = 700  # Several chunks with `SMALL`.
 SMALL = RaftConfig(
     append_bytes_max=400,
@@ -365,7 +366,7 @@ class Region:
         config: RaftConfig | None = None,
         seed: object = 0,
     ) -> None:
-        self.time = 0
+        self.time = UPTIME_NS
         self.config = config or RaftConfig()
         self.membership = membership(voters, learners=learners)
         self.seed = seed

@@ -20,8 +20,8 @@ from tests.cluster.raft.harness import membership
 from tests.cluster.raft.simulated import Faults, SimulatedRegion
 
 NAMES = tuple(map(NodeId, "abcdefg"))
-EXAMPLES = int(os.environ.get("RAFT_MACHINE_EXAMPLES", "120"))
-RULES_PER_EXAMPLE = 50
+EXAMPLES = int(os.environ.get("RAFT_MACHINE_EXAMPLES", "80"))
+RULES_PER_EXAMPLE = 80
 PHASES = (Phase.generate,) if os.environ.get("RAFT_MACHINE_UNSHRUNK") else (Phase.generate, Phase.shrink)
 LEADER_WITHIN_MS = 8_000  # A stalled disk may have to be noticed, snapshots sent and joint phases left.
 READ_WITHIN_MS = 700  # The core's patience, and a tick of a slow clock.
@@ -40,23 +40,34 @@ class RegionMachine(RuleBasedStateMachine):
     @initialize(
         size=st.integers(3, 7),
         seed=st.integers(0, 2**32),
-        pace_ms=st.sampled_from((5, 30, 100, 300)),
+        pace_ms=st.sampled_from((10, 60, 150, 400)),
         keep=st.sampled_from((2, 10, 1_000)),
+        leaves_joint=st.booleans(),
+        peace_every=st.sampled_from((5, 12, 1_000)),
     )
-    def found(self, size: int, seed: int, pace_ms: int, keep: int) -> None:
+    def found(self, size: int, seed: int, pace_ms: int, keep: int, leaves_joint: bool, peace_every: int) -> None:
         self.region = SimulatedRegion(NAMES[:size], seed=seed)
         self.region.run_until(lambda: self.region.leader is not None, within_ms=2_000)
         self.pace_ms = pace_ms
         self.keep = keep
+        self.leaves_joint = leaves_joint
+        self.peace_every = peace_every
+        self.rules = 0
         self.proposed = 0
 
     @invariant()
     def let_time_go_by(self) -> None:
         """After every rule, so that most of them have an effect before the next one."""
         if hasattr(self, "region"):
+            self.rules += 1
+            if self.rules % self.peace_every == 0:
+                self.region.heal()
+                self.region.run_until(self._is_led, within_ms=2_000)
             self.region.run(self.pace_ms)
             for member in self.region.up:
                 self.region.compact(member.node, keep=self.keep)
+                if self.leaves_joint and member.core.can_leave_joint:
+                    self.region.leave_joint(member.node)
 
     def _known(self, node: NodeId) -> NodeId:
         """A member that exists, for a name that may not."""
@@ -73,7 +84,7 @@ class RegionMachine(RuleBasedStateMachine):
     def run_shortly(self, milliseconds: int) -> None:
         self.region.run(milliseconds)
 
-    @rule(milliseconds=st.integers(100, 1_500))
+    @rule(milliseconds=st.integers(100, 3_000))
     def run(self, milliseconds: int) -> None:
         self.region.run(milliseconds)
 
@@ -115,7 +126,9 @@ class RegionMachine(RuleBasedStateMachine):
             for node in sorted(voters | learners):
                 if node not in self.region.members:
                     self.region.add(node)
-            target = membership(voters, learners=learners - voters)
+            # Mostly a change that is possible: learners cannot leave along with voters.
+            stay = set(leader.core.membership.learners) if voters != set(leader.core.membership.voters) else set()
+            target = membership(voters, learners=(learners | stay) - voters)
             RegionMachine.changes += self.region.change(leader.node, target)
 
     @rule(node=nodes)
@@ -161,9 +174,10 @@ class RegionMachine(RuleBasedStateMachine):
         """Between these and all others, both ways."""
         self.region.cut |= {(a, b) for a in NAMES for b in NAMES if (a in group) != (b in group)}
 
-    @rule(sender=nodes, to=nodes)
-    def cut_one_way(self, sender: NodeId, to: NodeId) -> None:
-        self.region.cut.add((sender, to))
+    @rule(sender=nodes, from_leader=st.booleans(), to=nodes)
+    def cut_one_way(self, sender: NodeId, from_leader: bool, to: NodeId) -> None:
+        """`to` no longer hears the leader, say, but can still speak to everybody."""
+        self.region.cut.add((self._acting(sender, from_leader), self._known(to)))
 
     @rule(node=nodes, at_leader=st.booleans())
     def cut_off(self, node: NodeId, at_leader: bool) -> None:
