@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 
-from keycluster.cli import admin_commands, data_commands, key_commands, region_commands
+from keycluster.cli import admin_commands, bench_command, data_commands, key_commands, region_commands
 from keycluster.cli.output import CommandFailed, Output
 
 EPILOG = "Each command has its own --help. Every command takes --json for output that machines read."
@@ -23,7 +23,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"keycluster {version('keycluster')}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (region_commands, admin_commands, key_commands, data_commands):
+    for module in (region_commands, admin_commands, key_commands, data_commands, bench_command):
         module.add_to(commands)
     return parser
 

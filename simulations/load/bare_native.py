@@ -1,4 +1,4 @@
-"""The yardstick of the native door: a server on the same streams that does an Encrypt's bare work and nothing else.
+"""The yardstick of the native door: a server on the same streams that does the bare work and nothing else.
 
 It decodes the frame, derives a key and encrypts under it (security.md, 4), encodes the answer, and sends the answers of
 one receive at once. No log-in, no lease, no lookup, no limits, no gate: what a node takes beyond this is its price.
@@ -9,16 +9,24 @@ import os
 
 import msgspec
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from msgspec import Raw
 
 from keycluster.cluster.seams import ByteStream
 from keycluster.cluster.wire.frames import Reply, Request
-from keycluster.cluster.wire.operations import EncryptRequest, EncryptResponse
+from keycluster.cluster.wire.operations import (
+    EncryptRequest,
+    EncryptResponse,
+    GenerateDataKeyRequest,
+    GenerateDataKeyResponse,
+)
 
 READ_BYTES = 65_536
 BACKING_KEY = bytes(32)
 HEADER = bytes(71)
 
-_decode = msgspec.msgpack.Decoder(list[Request[EncryptRequest]]).decode
+_decode_requests = msgspec.msgpack.Decoder(list[Request[Raw]]).decode
+_decode_encrypt = msgspec.msgpack.Decoder(EncryptRequest).decode
+_decode_data_key = msgspec.msgpack.Decoder(GenerateDataKeyRequest).decode
 _encode = msgspec.msgpack.Encoder().encode
 
 
@@ -30,22 +38,31 @@ def encrypt(plaintext: bytes) -> bytes:
     return HEADER + random + keys[32:] + AESGCM(keys[:32]).encrypt(random[16:], plaintext, HEADER)
 
 
+def answer(request: Request[Raw]) -> Reply[EncryptResponse | GenerateDataKeyResponse]:
+    """One request's."""
+    if request.operation == "Encrypt":
+        typed = _decode_encrypt(request.input)
+        blob = encrypt(typed.plaintext)
+        encrypted = EncryptResponse(ciphertext_blob=blob, key_id=typed.key_id, encryption_algorithm="SYMMETRIC_DEFAULT")
+        return Reply(request.id, False, encrypted)
+    asked = _decode_data_key(request.input)
+    data_key = os.urandom(32)
+    return Reply(
+        request.id,
+        False,
+        GenerateDataKeyResponse(ciphertext_blob=encrypt(data_key), plaintext=data_key, key_id=asked.key_id),
+    )
+
+
 async def serve(stream: ByteStream) -> None:
     """One connection."""
     rest = b""
     while content := await stream.receive_some(READ_BYTES):
         content = rest + content
         start, end = 0, len(content)
-        replies: list[Reply[EncryptResponse]] = []
+        replies = []
         while end - start >= 4 and end - start >= (stop := 4 + int.from_bytes(content[start : start + 4], "big")):
-            for request in _decode(content[start + 4 : start + stop]):
-                key_id = request.input.key_id
-                response = EncryptResponse(
-                    ciphertext_blob=encrypt(request.input.plaintext),
-                    key_id=key_id,
-                    encryption_algorithm="SYMMETRIC_DEFAULT",
-                )
-                replies.append(Reply(request.id, False, response))
+            replies += [answer(request) for request in _decode_requests(content[start + 4 : start + stop])]
             start += stop
         rest = content[start:]
         if replies:
