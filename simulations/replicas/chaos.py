@@ -23,7 +23,7 @@ from keycluster.simulations.replicas.world import Machine, Network, World
 MEMBERS_MIN = 2
 MEMBERS_MAX = 6
 MACHINES_MAX = 9  # Node ids are never used twice: so many may come and go in one run.
-FAULT_NS_MEAN = 120 * MILLISECOND
+FAULT_NS_MEANS = tuple(ns * MILLISECOND for ns in (80, 150, 300, 600))  # A run draws one: storms, and calm between.
 PROPOSAL_NS_MEAN = 25 * MILLISECOND
 PEACE_NS_MAX = 15 * SECOND
 
@@ -75,6 +75,7 @@ class Chaos(World):
             network=Network(),
         )
         self.report = Report(str(seed))
+        self._fault_ns_mean = rng.choice(FAULT_NS_MEANS)
         self._pause_chance = 0.0
         self.stops_before_output = self._stops
         self._ends = self.options.faults_ns
@@ -113,7 +114,7 @@ class Chaos(World):
         if self.t < self._ends:
             self._faults[kind]()
             self.report.faults[kind] += 1
-            self.after(int(self.rng.expovariate(1 / FAULT_NS_MEAN)), self._next_fault)
+            self.after(int(self.rng.expovariate(1 / self._fault_ns_mean)), self._next_fault)
 
     def _next_proposal(self) -> None:
         if self.t >= self._ends:
