@@ -6,7 +6,9 @@ process id.
 
 import json
 import os
+import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -16,9 +18,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
+from keycluster.cluster.keys.records import MemberRole
+from keycluster.cluster.types import NodeId
+from keycluster.node.config import DoorConfig, NodeConfig, SealConfig, SealKind, write_config
+
 REGION = "us-east-1"
+HOST = "127.0.0.1"
 START_S_MAX = 60.0
 STOP_S_MAX = 30.0
+COMMAND_S_MAX = 90.0
+PORTS_FROM, PORTS_BELOW = 20_000, 32_768  # Below what Linux gives to outgoing connections.
+CONNECTIONS_MAX = 1_024
 FULL = os.environ.get("KEYCLUSTER_TESTS") == "full"
 """Set KEYCLUSTER_TESTS=full for the numbers that are promised; else a few rounds show that all is in order."""
 
@@ -52,8 +62,54 @@ class NodeEndpoint:
         return False
 
 
+def free_port() -> int:
+    """One that nobody listens at and nobody is given meanwhile."""
+    while True:
+        port = random.randrange(PORTS_FROM, PORTS_BELOW)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind((HOST, port))
+            return port
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """Where a node that joins listens, and what it tells others, where that differs: for tests that stand between."""
+
+    peer: int
+    native: int
+    aws: int
+    peer_told: int | None = None
+    native_told: int | None = None
+
+    @classmethod
+    def free(cls) -> "Ports":
+        return cls(free_port(), free_port(), free_port())
+
+
+@dataclass(frozen=True, slots=True)
+class NodeRun:
+    """A node's process started by a test, with an output of its own."""
+
+    process: subprocess.Popen[bytes]
+    output: Path
+
+    @property
+    def text(self) -> str:
+        return self.output.read_text()
+
+    @property
+    def last_words(self) -> list[str]:
+        """What the command line said of its end: at most one line is allowed."""
+        return [line for line in self.text.splitlines() if line.startswith(("keycluster:", "Traceback"))]
+
+    def end(self, number: signal.Signals = signal.SIGKILL) -> None:
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        self.process.wait(timeout=STOP_S_MAX)
+
+
 class DevRegion:
-    """One `keycluster dev`."""
+    """One `keycluster dev`, and nodes that join its region."""
 
     def __init__(self, folder: Path, *options: str) -> None:
         self.folder = folder
@@ -114,17 +170,82 @@ class DevRegion:
     def node_folder(self, name: str, region: str = REGION) -> Path:
         return self.folder / region / name
 
-    def restart_node(self, name: str, region: str = REGION) -> None:
+    def restart_node(self, name: str, region: str = REGION) -> NodeRun:
         """Starts a node that died, as an operator would: `dev` leaves it dead."""
-        folder = self.node_folder(name, region)
-        with (folder / "node.log").open("ab") as log:
-            self._restarted[region, name] = subprocess.Popen(
-                [sys.executable, "-m", "keycluster", "node", "--config", str(folder / "node.toml"), "--parent",
-                 str(os.getpid())],
+        return self._start_node(name, region, self.node_folder(name, region) / "node.log")
+
+    def run_node(self, name: str, region: str = REGION) -> NodeRun:
+        """The same, with an output of its own."""
+        output = self.node_folder(name, region) / "run.log"
+        output.unlink(missing_ok=True)
+        return self._start_node(name, region, output)
+
+    def _start_node(self, name: str, region: str, output: Path) -> NodeRun:
+        config = self.node_folder(name, region) / "node.toml"
+        with output.open("ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "keycluster", "node", "--config", str(config), "--parent", str(os.getpid())],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
+            )
+        self._restarted[region, name] = process
+        return NodeRun(process, output)
+
+    def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """One `keycluster` command, to its end."""
+        return subprocess.run(
+            [sys.executable, "-m", "keycluster", *arguments],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=COMMAND_S_MAX,
+            check=False,
+        )
+
+    def operate(self, command: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """A command on this region."""
+        return self.command(command, "--endpoints", str(self.endpoints_file), *arguments)
+
+    def admit_node(
+        self, name: str, az: str, role: str = "voter", *, ports: Ports | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """`token` and `join`, as docs/install.md says. The node isn't started; `nodes` knows it if it was admitted."""
+        ports = ports or Ports.free()
+        folder = self.node_folder(name)
+        folder.mkdir(mode=0o700)
+        config = folder / "node.toml"
+        config.write_text(write_config(_joining_config(name, az, role, folder, ports)))
+        token = self.operate("token", "--az", az, "--role", role)
+        if token.returncode != 0:
+            return token
+        token_file = self.folder.with_suffix(f".{name}.token")
+        token_file.write_text(token.stdout)
+        joined = self.command("join", "--config", str(config), "--token-file", str(token_file))
+        if joined.returncode == 0:
+            self._add_endpoint(
+                {"id": name, "az": az, "role": role, "native": f"{HOST}:{ports.native_told or ports.native}",
+                 "aws": f"http://{HOST}:{ports.aws}", "pid": 0}
             )  # fmt: skip
+        return joined
+
+    def join_node(self, name: str, az: str, role: str = "voter", *, ports: Ports | None = None) -> NodeRun:
+        """Admitted and started."""
+        joined = self.admit_node(name, az, role, ports=ports)
+        assert joined.returncode == 0, joined.stderr
+        return self.restart_node(name)
+
+    def _add_endpoint(self, node: dict[str, Any]) -> None:
+        content = self.read()
+        content["regions"][REGION]["nodes"].append(node)
+        self.endpoints_file.write_text(json.dumps(content))
+
+    def forget_node(self, name: str) -> None:
+        """Clients that read the file from now on don't know it."""
+        content = self.read()
+        nodes = content["regions"][REGION]["nodes"]
+        content["regions"][REGION]["nodes"] = [node for node in nodes if node["id"] != name]
+        self.endpoints_file.write_text(json.dumps(content))
 
     def kill_node(self, name: str, region: str = REGION) -> None:
         """SIGKILL, and gone when this returns."""
@@ -180,6 +301,23 @@ class DevRegion:
             "config": Config(retries={"total_max_attempts": 1}, connect_timeout=5, read_timeout=30),
         }
         return boto3.client("kms", **{**arguments, **changes})
+
+
+def _joining_config(name: str, az: str, role: str, folder: Path, ports: Ports) -> NodeConfig:
+    def door(port: int, told: int | None, *, tls: bool = True) -> DoorConfig:
+        return DoorConfig(f"{HOST}:{port}", f"{HOST}:{told or port}", tls=tls, connections_max=CONNECTIONS_MAX)
+
+    return NodeConfig(
+        region=REGION,
+        node=NodeId(name),
+        az=az,
+        role=MemberRole(role),
+        data=folder / "data",
+        seal=SealConfig(SealKind.KEY_FILE, path=folder / "seal.key"),
+        peer=door(ports.peer, ports.peer_told),
+        native=door(ports.native, ports.native_told),
+        aws=door(ports.aws, None, tls=False),
+    )
 
 
 @contextmanager
