@@ -137,23 +137,9 @@ async def test_a_stopping_leader_hands_over_and_answers(tmp_path: Path) -> None:
             await region.until(lambda: stopping.proposals.statistics().under_way == 2)
             await region.stop("n0")
             assert not stopping.proposals.may_serve()
+            assert any(region.node(name).replica.core.is_leader for name in ("n1", "n2"))
         assert len(done) == 4
-        assert await region.leader() in ("n1", "n2")
         assert region.node("n1").replica.core.term == term + 1
-
-
-async def test_a_dead_voter_is_not_chosen_to_succeed(tmp_path: Path) -> None:
-    """An idle region's dead voter has as long a log as the others: a hand-over to it would stop the region."""
-    async with region_in_process(tmp_path) as region:
-        await three_voters(region)
-        term = region.node("n0").replica.core.term
-        await region.kill("n2")  # The one that would win a tie.
-        heard = region.node("n0").replica.core.progress["n2"].heard_at  # type: ignore[index]
-        assert heard is not None
-        clock = region.node("n0").world.clock
-        await region.until(lambda: clock.now() - heard > region.node("n0").replica.core.config.election_ns)
-        await region.stop("n0")
-        await region.until(lambda: region.node("n1").replica.core.term > term)
 
 
 async def test_a_full_disk_stops_the_node_with_one_line(tmp_path: Path) -> None:
