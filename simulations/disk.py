@@ -15,6 +15,7 @@ import errno
 import random
 import shutil
 import tempfile
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import count
@@ -87,7 +88,7 @@ class MemoryFile:
 
 
 class CrashDisk:
-    """See the module's docstring. Close it: it holds a temporary folder and a registered VFS."""
+    """See the module's docstring. Close it: it holds registered VFSes, and a temporary folder till the process ends."""
 
     def __init__(self, seed: int) -> None:
         self.counts = DiskCounts()
@@ -106,6 +107,7 @@ class CrashDisk:
         self._resumed: trio.Event | None = None
         memory = Path("/dev/shm")  # noqa: S108 (holds empty files and SQLite's shared memory, in a folder of our own)
         self._scratch = Path(tempfile.mkdtemp(prefix="keycluster-disk-", dir=memory if memory.is_dir() else None))
+        self._remove_scratch = weakref.finalize(self, shutil.rmtree, self._scratch, ignore_errors=True)
         self._anchors: dict[Path, Path] = {}
         self._vfses: list[CrashVfs] = []
         self._start()
@@ -239,7 +241,7 @@ class CrashDisk:
     def close(self) -> None:
         for vfs in self._vfses:
             vfs.unregister()
-        shutil.rmtree(self._scratch, ignore_errors=True)
+        self._remove_scratch()
 
     # What the VFS and the seam share.
 
