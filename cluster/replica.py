@@ -14,6 +14,7 @@ from state without an entry of its own also needs `may_serve`.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from keycluster.cluster.acknowledgements import Acknowledgements
 from keycluster.cluster.cluster_time import ClockReading, ClockVerdict, ClusterClock, NoClusterTime
 from keycluster.cluster.leases import LeaseHolder
 from keycluster.cluster.leases.leadership import Leadership
@@ -22,8 +23,6 @@ from keycluster.cluster.peer_messages import ReplicaMessage
 from keycluster.cluster.raft.core import RaftCore
 from keycluster.cluster.raft.errors import NotLeader
 from keycluster.cluster.raft.messages import (
-    AppendEntries,
-    AppendReply,
     Entry,
     HardState,
     Membership,
@@ -31,7 +30,7 @@ from keycluster.cluster.raft.messages import (
 )
 from keycluster.cluster.raft.ready import IncomingChunk, ReadAnswer, Ready, SnapshotRead
 from keycluster.cluster.types import MILLISECOND, SECOND, ClusterTime, Instant, LogIndex, NodeId, Term, WallTime
-from keycluster.cluster.witness import Acknowledged, OwnRecord, RolledBack, Witness, WitnessTable
+from keycluster.cluster.witness import Acknowledged, RolledBack, Witness
 
 Stamp = Callable[[bytes, ClusterTime, int], bytes]
 """(command, cluster time, running ns) -> log payload."""
@@ -128,10 +127,7 @@ class Replica:
         self._leadership: Leadership | None = None
         self._clock = ClusterClock(node=core.node, floor=time_floor, running_floor=running_floor)
         self._clock_verdict = ClockVerdict.GOOD
-        self._witness = WitnessTable(witness)
-        self._witness_stored = self._witness_rows = self._witness.rows()
-        self._witness_sent: dict[NodeId, tuple[tuple[NodeId, Term, LogIndex], ...]] = {}
-        self._own = OwnRecord(node=core.node, term=core.term, last_index=core.last_index)
+        self._acknowledgements = Acknowledgements(core, witness)
         self._settled = LogIndex(0)
         self._settled_told = LogIndex(0)  # As leader: the newest that was sent along.
         self._reported = LogIndex(0)  # To the leader last asked.
@@ -165,7 +161,7 @@ class Replica:
             case SettledNotice():
                 self._learn_settled(message.settled)
             case Witness():
-                self._take_witness(sender, message)
+                self._acknowledgements.take(sender, message)
             case _:
                 self._core.receive(sender, message, now)
         self._after_input(now)
@@ -228,7 +224,7 @@ class Replica:
     def learn_known_of_me(self, term: Term, index: LogIndex) -> None:
         """A peer told, first thing on a new link, what it knows this node acknowledged. Raises `RolledBack`."""
         try:
-            self._own.check((term, index), holds=(self._core.term, self._core.last_index))
+            self._acknowledgements.check_own((term, index))
         except RolledBack as rolled_back:
             self._stop(rolled_back)
 
@@ -278,8 +274,7 @@ class Replica:
             raise self._stopped
         raft = self._core.ready()
         messages: list[tuple[NodeId, ReplicaMessage]] = [*raft.messages]
-        self._note_acknowledgements(raft)
-        messages += self._witness_messages(raft)
+        messages += self._acknowledgements.go_out(raft.messages)
         messages += self._outbox
         messages += self._report_messages()
         messages += self._settled_messages()
@@ -359,8 +354,7 @@ class Replica:
 
     def known_of(self, peer: NodeId) -> Acknowledged | None:
         """What this node knows that the peer acknowledged: told to it first thing on a new link."""
-        self._learn_progress()
-        return self._witness.known_of(peer)
+        return self._acknowledgements.known_of(peer)
 
     def next_wakeup(self, now: Instant) -> Instant:
         """When `tick` must be called at the latest: at an end of a lease that holds back an acknowledgement too."""
@@ -402,8 +396,7 @@ class Replica:
         self._asked = None
         self._leadership = Leadership(self._core, lease_ns=self._config.lease_ns, now=now)
         self._clock.lead(now)
-        self._own.acknowledges_in(self._core.term)
-        self._witness_sent.clear()
+        self._acknowledgements.lead()
 
     def _settle(self, now: Instant) -> None:
         """L5. The settled index only rises; see `leases/__init__.py` for why it stays true for ever."""
@@ -529,50 +522,14 @@ class Replica:
         notice = SettledNotice(self._core.term, self._settled)
         return [(member, notice) for member in self._core.membership.members if member != self._node]
 
-    # What members acknowledged
-
-    def _note_acknowledgements(self, raft: Ready) -> None:
-        replies = (message for _, message in raft.messages if isinstance(message, AppendReply))
-        if any(reply.rejected is None and reply.match > 0 for reply in replies):
-            self._own.acknowledges_in(self._core.term)
-
-    def _learn_progress(self) -> None:
-        if self._leadership is None:
-            return
-        term = self._core.term
-        matches = {member: view.match for member, view in self._core.progress.items()}
-        matches[self._node] = self._core.stable_index
-        self._witness.keep_only(self._core.membership.members)
-        self._witness.learn((member, term, match) for member, match in matches.items() if match > 0)
-        self._witness_rows = self._witness.rows()
-
-    def _witness_messages(self, raft: Ready) -> list[tuple[NodeId, ReplicaMessage]]:
-        """The table goes along with entries, when it has changed."""
-        receivers = [peer for peer, message in raft.messages if isinstance(message, AppendEntries) and message.entries]
-        if self._leadership is None or not receivers:
-            return []
-        self._learn_progress()
-        rows = self._witness_rows
-        behind = [peer for peer in dict.fromkeys(receivers) if self._witness_sent.get(peer) != rows]
-        self._witness_sent.update((peer, rows) for peer in behind)
-        return [(peer, Witness(self._core.term, rows)) for peer in behind]
-
-    def _take_witness(self, sender: NodeId, witness: Witness) -> None:
-        if witness.term == self._core.term and sender == self._core.leader and self._witness.learn(witness.table):
-            self._witness.keep_only(self._core.membership.members)
-            self._witness_rows = self._witness.rows()
-
     def _persist(self, raft: Ready) -> ReplicaPersist | None:
         if raft.persist is None:
             return None
-        self._learn_progress()
-        changed = self._witness_rows != self._witness_stored
-        self._witness_stored = self._witness_rows
         persist = raft.persist
         return ReplicaPersist(
             ticket=persist.ticket,
             hard_state=persist.hard_state,
             truncate_from=persist.truncate_from,
             entries=persist.entries,
-            witness=self._witness.as_dict() if changed else None,
+            witness=self._acknowledgements.to_store(),
         )
