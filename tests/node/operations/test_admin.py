@@ -34,7 +34,7 @@ def test_the_longest_log_succeeds() -> None:
 
 
 def test_a_dead_voter_is_not_chosen() -> None:
-    """In an idle region its log is as long as the others': told to campaign it can't, and for a time-out nobody leads."""
+    """An idle region's dead voter has as long a log as the others; told to campaign it can't, and nobody leads."""
     assert best_successor(leader_with({"n2": (7, NOW), "n3": (7, NOW - E - 1)}), NOW) == "n2"
     assert best_successor(leader_with({"n2": (7, None), "n3": (7, NOW - E - 1)}), NOW) is None
 
