@@ -123,6 +123,35 @@ async def test_peers_know_each_other_by_key(network: RealNetwork, parties: Parti
         assert seen == [client.public_key]
 
 
+async def test_streams_between_nodes_break_when_unanswered(network: RealNetwork, parties: Parties) -> None:
+    """Both ends, busy or idle: else a network that was gone for a minute is followed by minutes without a word."""
+    server, client = (parties.node(name, parties.peer_ca) for name in ("n1", "n2"))
+    found: list[tuple[int, ...]] = []
+
+    def look(stream: ByteStream) -> None:
+        plain = stream._plain._socket  # type: ignore[attr-defined]
+        options = (socket.TCP_USER_TIMEOUT, socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL)
+        found.append(tuple(plain.getsockopt(socket.IPPROTO_TCP, option) for option in options))
+        assert plain.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+
+    async def handler(stream: ByteStream) -> None:
+        look(stream)
+        await echo(stream)
+
+    async with port(
+        network.serve_peers, handler, identity=server.identity, peer_ca=parties.peer_ca.certificate
+    ) as address:
+        stream = await network.dial_peer(
+            address,
+            identity=client.identity,
+            peer_ca=parties.peer_ca.certificate,
+            expected_public_key=server.public_key,
+        )
+        assert await ask(stream) == b"hello"
+        look(stream)
+    assert found == [(2_000, 2, 1)] * 2
+
+
 async def test_peer_of_another_ca_is_refused(network: RealNetwork, parties: Parties) -> None:
     """A certificate of the client CA, or of a stranger's CA of the same name, opens no peer port."""
     server = parties.node("n1", parties.peer_ca)
