@@ -1,10 +1,19 @@
 """The core's parameters, times in nanoseconds. Equal on all members of a region: leases rest on `election_ns`."""
 
 from dataclasses import dataclass
+from typing import Protocol
 
 from keycluster.cluster.types import MILLISECOND, SECOND
 
 PPM = 1_000_000
+
+
+class Jitter(Protocol):
+    """Chance, handed in: a `random.Random` will do. For time-outs and numbers of reads, nothing secret."""
+
+    def random(self) -> float: ...
+
+    def getrandbits(self, count: int, /) -> int: ...
 
 
 class RaftConfigInvalid(ValueError):

@@ -14,12 +14,11 @@ Sources: Ongaro, "Consensus: Bridging Theory and Practice" (the dissertation; nu
 erratum on single-server changes (raft-dev, 2015), and design.md's rules L4, L7, L8.
 """
 
-import random
 from collections import deque
 from collections.abc import Iterable, Sequence
 
 from keycluster.cluster.invariant import require
-from keycluster.cluster.raft.config import RaftConfig
+from keycluster.cluster.raft.config import Jitter, RaftConfig
 from keycluster.cluster.raft.election import Election
 from keycluster.cluster.raft.errors import HandingOver, MembershipRefused, NotLeader, ProposalsFull, TransferRefused
 from keycluster.cluster.raft.following import Following
@@ -66,7 +65,7 @@ class RaftCore(Questions):
         membership: Membership,
         last_leader: NodeId | None,
         applied: LogIndex,
-        jitter: random.Random,
+        jitter: Jitter,
         now: Instant,
     ) -> None:
         """`membership` and `last_leader` are as of `applied`; entries above it are looked through for newer ones.

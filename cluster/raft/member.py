@@ -4,11 +4,10 @@ Rule L7 lives here: *stickiness* is a time since a leader was last heard. It out
 counts as hearing one, because the life before may have acknowledged a leader a moment ago.
 """
 
-import random
 from enum import StrEnum
 
 from keycluster.cluster.invariant import require
-from keycluster.cluster.raft.config import RaftConfig
+from keycluster.cluster.raft.config import Jitter, RaftConfig
 from keycluster.cluster.raft.log import LogReader, RaftLog
 from keycluster.cluster.raft.messages import COMMAND, Entry, EntryKind, HardState, Membership, decode_membership_entry
 from keycluster.cluster.raft.outbox import Outbox
@@ -38,7 +37,7 @@ class Member:
         membership: Membership,
         last_leader: NodeId | None,
         applied: LogIndex,
-        jitter: random.Random,
+        jitter: Jitter,
         now: Instant,
     ) -> None:
         config.validate()

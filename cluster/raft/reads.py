@@ -9,12 +9,11 @@ leadership changes. A forwarded read has a number that is never used twice, over
 place): else an answer to an earlier life's read could pass for the answer to a newer one.
 """
 
-import random
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from keycluster.cluster.raft.config import RaftConfig
+from keycluster.cluster.raft.config import Jitter, RaftConfig
 from keycluster.cluster.raft.ready import ReadAnswer, ReadFailed, ReadState
 from keycluster.cluster.types import Instant, LogIndex, NodeId
 
@@ -35,7 +34,7 @@ class LeaderRead:
 class ForwardedReads:
     """Reads that this follower has asked the leader about."""
 
-    def __init__(self, config: RaftConfig, jitter: random.Random) -> None:
+    def __init__(self, config: RaftConfig, jitter: Jitter) -> None:
         self._config = config
         self._next = jitter.getrandbits(READ_NUMBER_BITS)
         self._asked: dict[int, tuple[int, Instant]] = {}  # In order of deadline.
