@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from keycluster.cluster.raft.core import RaftCore
-from keycluster.cluster.raft.messages import AppendEntries, AppendReply, Message
+from keycluster.cluster.raft.messages import AppendEntries, AppendReply, Message, SnapshotOutcome, SnapshotReply
 from keycluster.cluster.types import LogIndex, NodeId, Term
 from keycluster.cluster.witness import Acknowledged, OwnRecord, Witness, WitnessTable
 
@@ -45,7 +45,7 @@ class Acknowledgements:
         for peer, message in messages:
             if isinstance(message, AppendEntries) and message.entries:
                 receivers[peer] = None
-            elif isinstance(message, AppendReply) and message.rejected is None and message.match > 0:
+            elif _acknowledges(message):
                 self._own.acknowledges_in(self._core.term)
         if not receivers or not self._core.is_leader:
             return []
@@ -72,3 +72,10 @@ class Acknowledgements:
         self._table.keep_only(core.membership.members)
         self._table.learn((member, core.term, match) for member, match in matches.items() if match > 0)
         self._rows = self._table.rows()
+
+
+def _acknowledges(message: Message) -> bool:
+    """Whether the leader that gets this counts a part of our log as durable."""
+    if isinstance(message, AppendReply):
+        return message.rejected is None and message.match > 0
+    return isinstance(message, SnapshotReply) and message.outcome is SnapshotOutcome.INSTALLED

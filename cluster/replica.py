@@ -376,6 +376,7 @@ class Replica:
         for member, ask in self._leadership.granted(now):
             self._outbox.append((member, self._answer(ask, now)))
         self._leadership.step_change(now)
+        self._leadership.step_aside(self._applied, now)
         self._settle(now)
 
     def _follow_core(self, now: Instant) -> None:

@@ -35,14 +35,22 @@ class LeaseGrantor:
     """
 
     def __init__(
-        self, *, lease_ns: int, members: Iterable[NodeId], excluded: Iterable[NodeId | None], elected_at: Instant
+        self,
+        *,
+        lease_ns: int,
+        members: Iterable[NodeId],
+        excluded: Iterable[NodeId | None],
+        elected_at: Instant,
+        applied: LogIndex,
     ) -> None:
-        """`members`: of the newest configuration, learners and both halves. `excluded`: self and the last leader."""
+        """`members`: of the newest configuration, learners and both halves. `excluded`: self and the last leader.
+        `applied`: this leader's at its election."""
         self._lease_ns = lease_ns
         until = Instant(elected_at + lease_ns)
         left_out = set(excluded)
         self._counted = {m: Counted(until, LogIndex(0)) for m in sorted(set(members)) if m not in left_out}
         self._applied: dict[NodeId, LogIndex] = {}
+        self._applied_at_election = applied
         # Own applied index over the last L, oldest first. It starts at the election: before, no write waited here.
         self._progress: deque[tuple[Instant, LogIndex]] = deque([(elected_at, LogIndex(0))])
 
@@ -66,12 +74,13 @@ class LeaseGrantor:
         lease runs out, and writes go on: 2 L at worst, once. To come back it must have caught up to within L/2, or it
         would stop all writes again each time it asks.
         """
-        allowed = self._lease_ns if self.counts(member, now) else self._lease_ns // RETURN_FRACTION
-        needed = LogIndex(0)
+        allowed, needed = self._lease_ns, LogIndex(0)
+        if not self.counts(member, now):
+            allowed, needed = self._lease_ns // RETURN_FRACTION, self._applied_at_election
         for at, index in self._progress:
             if at > now - allowed:
                 break
-            needed = index
+            needed = max(needed, index)
         return self._applied.get(member, LogIndex(0)) < needed
 
     def note(self, member: NodeId, *, commit: LogIndex, now: Instant) -> None:

@@ -13,7 +13,9 @@ from keycluster.cluster.raft.core import RaftCore
 from keycluster.cluster.raft.errors import HandingOver, MembershipRefused, RaftError
 from keycluster.cluster.raft.membership import first_step
 from keycluster.cluster.raft.messages import Membership
-from keycluster.cluster.types import Instant, LogIndex, NodeId
+from keycluster.cluster.types import SECOND, Instant, LogIndex, NodeId
+
+APPLY_STALL_NS = 2 * SECOND  # As long as a leader's disk may stall (`RaftConfig.disk_stall_ns`), and longer than L.
 
 
 class Leadership:
@@ -26,11 +28,14 @@ class Leadership:
         self._lease_ns = lease_ns
         self._asks: dict[NodeId, tuple[LeaseAsk, Instant]] = {}  # With when they came.
         self._change: WaitingChange | None = None
+        self._applied = LogIndex(0)
+        self._applied_at = now  # When this leader's own applied index last advanced, or had reached the commit index.
         self.book = LeaseGrantor(
             lease_ns=lease_ns,
             members=(*core.membership.members, *core.committed_membership.members),
             excluded=(core.node, core.last_term_leader),
             elected_at=now,
+            applied=core.applied_index,
         )
 
     def may_serve(self, applied: LogIndex, now: Instant) -> bool:
@@ -110,6 +115,21 @@ class Leadership:
 
     def _hold_nothing(self, members: frozenset[NodeId], now: Instant) -> bool:
         return not any(self.book.counts(member, now) for member in members if member != self._core.node)
+
+    # Leading on or not
+
+    def step_aside(self, applied: LogIndex, now: Instant) -> None:
+        """Hands over when this leader's own apply hangs: nothing is settled before it has applied (L5), so it would
+        stop every write for ever. To a voter that has applied more; if there is none, nobody could do better."""
+        if applied > self._applied or applied >= self._core.commit_index:
+            self._applied, self._applied_at = applied, now
+        if now - self._applied_at < APPLY_STALL_NS or self._core.is_handing_over:
+            return
+        self._applied_at = now  # Tried again after as long, should it fail.
+        ahead = [(self.book.applied_at(voter), voter) for voter in self._core.membership.voters]
+        best_applied, best = max(ahead)
+        if best_applied > applied and best != self._core.node:
+            self._core.transfer_leadership(best, now)
 
     # What tick must not miss
 

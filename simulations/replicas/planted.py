@@ -144,6 +144,10 @@ def _count_nobody() -> dict[tuple[type | object, str], object]:
     return {(LeaseGrantor, "settled"): lambda self, own_applied, now: own_applied}
 
 
+def _lead_on() -> dict[tuple[type | object, str], object]:
+    return {(Leadership, "step_aside"): lambda self, applied, now: None}
+
+
 def _assume(which: str) -> Patches:
     """A new leader assumes leases of some members only."""
 
@@ -244,6 +248,7 @@ PLANTED = (
     Planted("L4", "leader serves before its own entry is applied", _lead_before_applied, _HASTE),
     Planted("L4", "leader keeps the lease it held", _keep_lease_as_leader, _HAND_OVERS),
     Planted("L5", "acknowledges without counting holders", _count_nobody, _HASTE),
+    Planted("L5", "leads on though its apply hangs", _lead_on, None),
     Planted("L6", "new leader assumes no leases", _assume("nobody"), _HASTE),
     Planted("L6", "new leader assumes voters' leases only", _assume("voters"), _HASTE),
     Planted("L6", "new leader assumes the new half's leases only", _assume("new half"), _MEMBERS),

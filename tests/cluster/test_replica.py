@@ -5,12 +5,13 @@ from collections import Counter
 
 import pytest
 
+from keycluster.cluster.acknowledgements import Acknowledgements
 from keycluster.cluster.cluster_time import ClockVerdict, NoClusterTime
 from keycluster.cluster.leases.messages import AppliedReport, LeaseAsk, SettledNotice
 from keycluster.cluster.raft.errors import HandingOver, MembershipRefused, NotLeader
-from keycluster.cluster.raft.messages import EntryKind, Membership
+from keycluster.cluster.raft.messages import AppendReply, EntryKind, Membership, Message, SnapshotOutcome, SnapshotReply
 from keycluster.cluster.replica import Replica, ReplicaConfig, ReplicaConfigInvalid, StateDiverged
-from keycluster.cluster.types import MILLISECOND, SECOND, ClusterTime, Instant, LogIndex, NodeId
+from keycluster.cluster.types import MILLISECOND, SECOND, ClusterTime, Instant, LogIndex, NodeId, Term
 from keycluster.cluster.witness import RolledBack
 from keycluster.simulations.replicas.world import Machine, World
 
@@ -325,6 +326,32 @@ def test_whole_disk_comes_back_without_complaint() -> None:
         world.crash(machine.node)
         world.start(machine.node)
         world.run_for(500 * MILLISECOND)
+
+
+@pytest.mark.parametrize(
+    ("message", "acknowledges"),
+    [
+        (AppendReply(Term(1), 1, LogIndex(2)), True),
+        (AppendReply(Term(1), 1, LogIndex(0)), False),
+        (AppendReply(Term(1), 1, LogIndex(2), rejected=LogIndex(3)), False),
+        (SnapshotReply(Term(1), 1, SnapshotOutcome.INSTALLED), True),
+        (SnapshotReply(Term(1), 1, SnapshotOutcome.CONTINUE, 9), False),
+    ],
+)
+def test_acknowledgement_that_went_out_explains_what_peers_know(message: Message, acknowledges: bool) -> None:
+    """Of an append or of a whole snapshot: what a peer then knows is of this life, and no roll-back."""
+    world = World(1, voters=1)
+    world.start_all()
+    core = replica_of(world.machines[NodeId("n1")]).core
+    record = Acknowledgements(core, {})
+    world.run_while(lambda: world.leader() is None or not core.own_term_committed, ns_max=SECOND)
+    record.go_out([(NodeId("n2"), message)])
+    told = (core.term, core.last_index)
+    if acknowledges:
+        record.check_own(told)
+    else:
+        with pytest.raises(RolledBack):
+            record.check_own(told)
 
 
 def test_state_that_differs_from_the_leaders_stops_the_node() -> None:

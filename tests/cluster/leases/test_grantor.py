@@ -10,7 +10,9 @@ A, B, C, SELF = (NodeId(name) for name in ("a", "b", "c", "self"))
 
 
 def book(*members: NodeId, last: NodeId | None = None) -> LeaseGrantor:
-    return LeaseGrantor(lease_ns=SECOND, members=members, excluded=(SELF, last), elected_at=Instant(0))
+    return LeaseGrantor(
+        lease_ns=SECOND, members=members, excluded=(SELF, last), elected_at=Instant(0), applied=LogIndex(0)
+    )
 
 
 def test_new_leader_counts_all_but_itself_and_the_last_leader() -> None:
@@ -53,11 +55,6 @@ def test_late_report_takes_nothing_back() -> None:
     assert leases.applied_at(A) == 5
 
 
-def advance(leases: LeaseGrantor, *, to: int, every_ns: int, index: int) -> None:
-    for at in range(0, to, every_ns):
-        leases.advanced(LogIndex(index), Instant(at))
-
-
 def test_member_that_lags_for_l_is_refused_until_it_has_caught_up() -> None:
     """L2(c): while counted a lag of up to L is borne; to come back it must be less than L/2."""
     leases = book(A)
@@ -72,6 +69,19 @@ def test_member_that_lags_for_l_is_refused_until_it_has_caught_up() -> None:
     leases.reported(A, LogIndex(2))
     assert not leases.lags_too_far(A, Instant(2_399 * MILLISECOND))
     assert leases.lags_too_far(A, Instant(2_400 * MILLISECOND))
+
+
+def test_member_not_counted_must_have_what_the_leader_had_at_its_election() -> None:
+    """The last leader, whose apply hung, gets no lease from its successor before it has caught up."""
+    leases = LeaseGrantor(
+        lease_ns=SECOND, members=[A, B], excluded=[SELF, A], elected_at=Instant(0), applied=LogIndex(5)
+    )
+    for member in (A, B):
+        leases.reported(member, LogIndex(4))
+    assert leases.lags_too_far(A, Instant(1))
+    assert not leases.lags_too_far(B, Instant(1))
+    leases.reported(A, LogIndex(5))
+    assert not leases.lags_too_far(A, Instant(1))
 
 
 def test_progress_is_remembered_in_bounded_memory() -> None:

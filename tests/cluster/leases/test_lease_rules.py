@@ -234,6 +234,19 @@ def apply_that_hangs() -> None:
     require(write(world) <= 30 * MILLISECOND, "the member that came back holds changes back")
 
 
+def leader_whose_apply_hangs() -> None:
+    """L5: it settles nothing, so it gives leadership to one that can."""
+    world = region()
+    old = leader_of(world)
+    world.set_apply_hangs(old.node, True)
+    index = propose(world, old)
+    took = world.run_while(lambda: world.settled < index, ns_max=20 * SECOND)
+    require(took < 3 * SECOND, f"writes stood still for {took} ns")
+    for _ in range(20):
+        require(write(world) <= 30 * MILLISECOND, "the hanging member holds changes back")
+        world.run_for(50 * MILLISECOND)
+
+
 # L3, L5
 
 
@@ -531,6 +544,7 @@ CASES = (
     Case(old_leader_with_company, ("grants without a living quorum lease",)),
     Case(member_of_an_uncommitted_configuration, ("grants to members of a configuration not committed",)),
     Case(apply_that_hangs, ("grants to members that lag for ever",)),
+    Case(leader_whose_apply_hangs, ("leads on though its apply hangs",)),
     Case(
         member_cut_off_at_the_bound_of_drift,
         ("ignores the drift of clocks", "notes nothing", "acknowledges without counting holders"),
