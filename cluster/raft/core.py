@@ -334,8 +334,10 @@ class RaftCore(Questions):
         """The next entries to apply: committed, durable here, and within the bytes that may be under way."""
         m = self._member
         end = min(m.log.commit_index, m.log.stable_index)
+        if self._handed_out >= end or m.is_installing:
+            return []
         room = m.config.apply_bytes_max - self._applying_bytes
-        if self._handed_out >= end or m.is_installing or room <= 0:
+        if room <= 0:
             return []
         entries = m.log.entries(LogIndex(self._handed_out + 1), LogIndex(end + 1), room)
         self._handed_out = entries[-1].index

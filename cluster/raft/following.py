@@ -1,6 +1,6 @@
 """What a follower does with its leader's entries (dissertation 3.5) and how it acknowledges them."""
 
-from keycluster.cluster.invariant import require
+from keycluster.cluster.invariant import InvariantBroken
 from keycluster.cluster.raft.member import FOLLOWER, LEADER, Member
 from keycluster.cluster.raft.messages import AppendEntries, AppendReply, Entry
 from keycluster.cluster.types import LogIndex, NodeId, Term
@@ -18,7 +18,8 @@ class Following:
     def hear(self, leader: NodeId) -> None:
         """A message that only this term's leader sends."""
         m = self._member
-        require(m.role is not LEADER and m.leader in (None, leader), f"two leaders in {m.term}: {leader}")
+        if m.role is LEADER or (m.leader is not None and m.leader != leader):
+            raise InvariantBroken(f"two leaders in term {m.term}: {m.leader} and {leader}")
         if m.leader is None or m.role is not FOLLOWER:
             m.follow(m.term, leader)
         if self._term != m.term:

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from keycluster.cluster.invariant import require
+from keycluster.cluster.invariant import InvariantBroken, require
 from keycluster.cluster.raft.messages import Entry, SnapshotMeta, entry_bytes
 from keycluster.cluster.types import LogIndex, Term
 
@@ -118,10 +118,8 @@ class RaftLog:
 
     def append(self, entries: Iterable[Entry]) -> None:
         for entry in entries:
-            require(
-                entry.index == self.last_index + 1 and entry.term >= self.last_term,
-                f"{entry} cannot follow index {self.last_index} of term {self.last_term}",
-            )
+            if entry.index != self.last_index + 1 or entry.term < self.last_term:
+                raise InvariantBroken(f"{entry} cannot follow index {self.last_index} of term {self.last_term}")
             self._tail.append(entry)
             self.last_index, self.last_term = entry.index, entry.term
             size = entry_bytes(entry)
@@ -147,9 +145,9 @@ class RaftLog:
             write.covers = min(write.covers, last)
 
     def commit_to(self, index: LogIndex) -> None:
-        require(index <= self.last_index, f"commit of {index} beyond the end, {self.last_index}")
         if index <= self.commit_index:
             return
+        require(index <= self.last_index, f"commit of {index} beyond the end, {self.last_index}")
         start = self.commit_index + 1 - self._tail_first
         self.uncommitted_bytes -= sum(map(entry_bytes, self._tail[start : index + 1 - self._tail_first]))
         self.commit_index = index

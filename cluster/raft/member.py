@@ -171,6 +171,8 @@ class Member:
         self.leaders.truncate(first)
 
     def commit_to(self, index: LogIndex) -> None:
+        if index <= self.log.commit_index:
+            return
         self.log.commit_to(index)
         self.memberships.commit_to(self.log.commit_index)
         self.leaders.commit_to(self.log.commit_index)

@@ -7,7 +7,7 @@ The leader's own disk is one of many: it sends entries before they are durable h
 are (10.2.1).
 """
 
-from keycluster.cluster.invariant import require
+from keycluster.cluster.invariant import InvariantBroken
 from keycluster.cluster.raft.member import Member
 from keycluster.cluster.raft.messages import AppendEntries, AppendReply, Entry, EntryKind, SnapshotReply, entry_bytes
 from keycluster.cluster.raft.progress import PROBE, REPLICATE, SNAPSHOT, Progress
@@ -178,7 +178,8 @@ class Replication:
         progress = self.progress.get(sender)
         if progress is None:
             return
-        require(message.match <= m.log.last_index, f"{sender} acknowledges {message.match}, beyond our log")
+        if message.match > m.log.last_index:
+            raise InvariantBroken(f"{sender} acknowledges {message.match}, beyond our log's end, {m.log.last_index}")
         progress.heard_at = m.now
         self._has_news = True
         self.rounds.echoed(sender, message.round, m.membership)

@@ -22,6 +22,7 @@ from tests.cluster.raft.simulated import Faults, SimulatedRegion
 NAMES = tuple(map(NodeId, "abcdefg"))
 EXAMPLES = int(os.environ.get("RAFT_MACHINE_EXAMPLES", "80"))
 RULES_PER_EXAMPLE = 80
+MACHINE_SECONDS_MAX = 60 + 3 * EXAMPLES  # Half a second each on an idle core.
 PHASES = (Phase.generate,) if os.environ.get("RAFT_MACHINE_UNSHRUNK") else (Phase.generate, Phase.shrink)
 LEADER_WITHIN_MS = 8_000  # A stalled disk may have to be noticed, snapshots sent and joint phases left.
 READ_WITHIN_MS = 700  # The core's patience, and a tick of a slow clock.
@@ -275,7 +276,7 @@ def _report(request: pytest.FixtureRequest) -> Iterator[None]:
     )
 
 
-TestRegion = RegionMachine.TestCase
+TestRegion = pytest.mark.timeout(MACHINE_SECONDS_MAX)(RegionMachine.TestCase)
 TestRegion.settings = settings(
     max_examples=EXAMPLES,
     stateful_step_count=RULES_PER_EXAMPLE,
