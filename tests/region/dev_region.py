@@ -188,6 +188,7 @@ class DevRegion:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
+                cwd=config.parent,
             )
         self._restarted[region, name] = process
         return NodeRun(process, output)
