@@ -100,7 +100,8 @@ class Replication:
     def begin_round(self, *, probes_again: bool) -> None:
         """A message to everybody, so that each reply confirms our leadership from now on."""
         m = self._member
-        self._heartbeat_due = Instant(m.now + m.config.heartbeat_ns)
+        if probes_again:  # A round for reads doesn't put off the next of these: reads may come all the time.
+            self._heartbeat_due = Instant(m.now + m.config.heartbeat_ns)
         self.rounds.begin(m.membership, m.now)
         for progress in self.progress.values():
             self._beat(progress, probes_again=probes_again)
@@ -124,7 +125,8 @@ class Replication:
     def is_alive(self, progress: Progress) -> bool:
         """Heard of lately. In a leadership's first moments everybody counts as alive."""
         m = self._member
-        return m.now - max(progress.heard_at or self.began_at, self.began_at) <= m.config.patience_ns
+        heard_at = self.began_at if progress.heard_at is None else progress.heard_at
+        return m.now - heard_at <= m.config.patience_ns
 
     # Sending
 

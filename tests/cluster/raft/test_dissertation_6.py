@@ -128,6 +128,20 @@ def test_6_4_reads_share_a_round() -> None:
     assert len(a.reads) == 5
 
 
+def test_6_4_reads_do_not_put_off_probes() -> None:
+    """Rounds for reads come without end under load; a member whose probe was lost is asked again all the same."""
+    region, a = alone()
+    make_leader(region, a)
+    a.receive(B, acknowledge(1, 1))
+    region.letters.clear()
+    for request in range(30):
+        region.tick(10)
+        a.read(request)
+        a.receive(B, acknowledge(a.core._replication.rounds.newest, 1))
+    assert len(a.reads) == 30
+    assert sum(bool(m.entries) for m in said(region, AppendEntries, to="c")) == 5
+
+
 def test_6_4_read_index_covers_what_was_committed() -> None:
     """The answer is the commit index at the time that the leader got the read."""
     region = Region()

@@ -20,7 +20,7 @@ from tests.cluster.raft.harness import membership
 from tests.cluster.raft.simulated import Faults, SimulatedRegion
 
 NAMES = tuple(map(NodeId, "abcdefg"))
-EXAMPLES = int(os.environ.get("RAFT_MACHINE_EXAMPLES", "80"))
+EXAMPLES = int(os.environ.get("RAFT_MACHINE_EXAMPLES", "150"))
 RULES_PER_EXAMPLE = 80
 MACHINE_SECONDS_MAX = 60 + 3 * EXAMPLES  # Half a second each on an idle core.
 PHASES = (Phase.generate,) if os.environ.get("RAFT_MACHINE_UNSHRUNK") else (Phase.generate, Phase.shrink)
