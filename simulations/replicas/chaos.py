@@ -20,7 +20,7 @@ from keycluster.cluster.replica import ReplicaConfig
 from keycluster.cluster.types import MILLISECOND, SECOND, LogIndex, NodeId
 from keycluster.simulations.replicas.world import Machine, Network, World
 
-MEMBERS_MIN = 2
+VOTERS_MIN = 1
 MEMBERS_MAX = 6
 MACHINES_MAX = 9  # Node ids are never used twice: so many may come and go in one run.
 FAULT_NS_MEANS = tuple(ns * MILLISECOND for ns in (80, 150, 300, 600))  # A run draws one: storms, and calm between.
@@ -65,7 +65,7 @@ class Chaos(World):
     def __init__(self, seed: int | str, options: Options | None = None) -> None:
         self.options = options or Options()
         rng = random.Random(f"shape/{seed}")
-        voters = rng.randint(2, 5)
+        voters = rng.randint(VOTERS_MIN, 5)
         super().__init__(
             seed,
             voters=voters,
@@ -269,7 +269,7 @@ class Chaos(World):
                 voters.add(node)
             elif change == "drop learner" and learners:
                 learners.remove(self.rng.choice(sorted(learners)))
-            elif change in ("demote", "drop voter") and len(voters) > MEMBERS_MIN:
+            elif change in ("demote", "drop voter") and len(voters) > VOTERS_MIN:
                 node = self.rng.choice(sorted(voters))
                 voters.remove(node)
                 if change == "demote":
