@@ -227,8 +227,8 @@ class _Connection:
                 answers = self._carry_out(bodies)
                 if answers:
                     await self._send(answers)
-                    while self._is_sending:
-                        await self._sent.park()  # Don't read on while the other side doesn't.
+                while self._is_sending:  # A task's answer too: what isn't read here is no work, and no answer to hold.
+                    await self._sent.park()
 
     def _carry_out(self, bodies: list[bytes]) -> list[Answer]:
         """All that one receive brought. Returns the answers that are there at once; the others come in tasks."""

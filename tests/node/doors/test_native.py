@@ -7,6 +7,7 @@ from trio.testing import MockClock, memory_stream_pair, wait_all_tasks_blocked
 
 from keycluster.cluster.keys.commands import decode_command
 from keycluster.cluster.keys.records import KeyState, Table
+from keycluster.cluster.types import LogIndex
 from keycluster.cluster.wire.errors import ValidationException
 from keycluster.cluster.wire.frames import (
     Challenge,
@@ -550,6 +551,32 @@ async def test_client_that_does_not_read_is_not_read_from_while_another_task_sen
             await client.send(encode_requests([client.request("GenerateRandom", {"NumberOfBytes": 1})]))
             await wait_all_tasks_blocked()
         assert len(region.entropy.asked) == asked + 1
+        nursery.cancel_scope.cancel()
+
+
+async def test_client_that_does_not_read_is_not_read_from_for_reads_either() -> None:
+    """Answers of tasks alone are stuck: they don't pile up here while more is asked for."""
+    region = Region()
+    key = region.add_key()
+    stalled = Stalled(region)
+    client = stalled.client
+    asked = 0
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(stalled.serve)
+        await client.log_in()
+        stalled.stop()
+        settled = region.applied.settled
+
+        async def counted(index: LogIndex) -> None:
+            nonlocal asked
+            asked += 1
+            await settled(index)
+
+        region.applied.settled = counted  # type: ignore[method-assign]
+        for _ in range(10):
+            await client.send(encode_requests([client.request("DescribeKey", {"KeyId": key.key_id})]))
+            await wait_all_tasks_blocked()
+        assert asked <= 2
         nursery.cancel_scope.cancel()
 
 
