@@ -14,7 +14,7 @@ and version, not a verdict.
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import msgspec
 import structlog
@@ -167,11 +167,18 @@ class Dispatch:
         consensus = self._room.consensus
         if not consensus.may_serve():
             raise call.unavailable(NOT_SERVING_TEXT)
-        self._current(caller)
         seen = consensus.view.applied_index  # Nothing is awaited from here until the handler has read all it wants.
-        response: msgspec.Struct = call.handler(self._room, caller, request)
+        response: msgspec.Struct | None = None
+        refusal: KmsError | None = None
+        try:
+            self._current(caller)
+            response = call.handler(self._room, caller, request)
+        except KmsError as refused:  # "There is no such key" says something about the state as well.
+            refusal = refused
         await consensus.settled(seen)
-        return response
+        if refusal is not None:
+            raise refusal
+        return cast(msgspec.Struct, response)
 
 
 def _refusal(call: Call, error: Exception) -> KmsError:

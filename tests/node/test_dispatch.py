@@ -11,7 +11,12 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from keycluster.cluster.invariant import InvariantBroken
 from keycluster.cluster.keys.commands import decode_command, hash_parameters
 from keycluster.cluster.store.errors import StoreDamaged
-from keycluster.cluster.wire.errors import DisabledException, KMSInternalException, UnrecognizedClientException
+from keycluster.cluster.wire.errors import (
+    DisabledException,
+    KMSInternalException,
+    NotFoundException,
+    UnrecognizedClientException,
+)
 from keycluster.cluster.wire.operations import CreateKeyRequest, DescribeKeyRequest, GenerateRandomRequest
 from keycluster.node.dispatch import Waiting
 from keycluster.node.gate import Answer, Gate
@@ -110,6 +115,23 @@ async def test_read_settles_what_it_saw(region: Region) -> None:
     key = region.add_key()
     await region.dispatch.perform(waiting(region, "DescribeKey", DescribeKeyRequest(key_id=key.key_id)))
     assert asked == [region.state.applied_index]  # type: ignore[attr-defined]
+
+
+async def test_refused_read_settles_what_it_saw_too(region: Region) -> None:
+    """Rule L10: who was told that a key isn't there must not find it at another node afterwards."""
+    region.applied.settle = trio.Event()
+    answers: list[Answer] = []
+
+    async def ask() -> None:
+        unknown = DescribeKeyRequest(key_id="alias/gone")
+        answers.append(await region.dispatch.perform(waiting(region, "DescribeKey", unknown)))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ask)
+        await wait_all_tasks_blocked()
+        assert answers == []
+        region.applied.settle.set()
+    assert isinstance(answers[0].error, NotFoundException)
 
 
 def inline(region: Region, monkeypatch: pytest.MonkeyPatch, raised: BaseException) -> Answer:
