@@ -191,7 +191,8 @@ class Connection:
             queue.popleft()
             call.number = number = self._next_number()
             in_flight[number] = call
-            deadline_ms = min(int((call.deadline - now) * 1000) or 1, DEADLINE_MS_MAX)
+            # Past already where the watch hasn't had its turn yet: the node would take 0 for garbage.
+            deadline_ms = min(max(int((call.deadline - now) * 1000), 1), DEADLINE_MS_MAX)
             requests.append(Request(number, call.operation, deadline_ms, call.request_id, call.body))
         return requests
 

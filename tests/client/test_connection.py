@@ -156,6 +156,25 @@ def test_call_ends_at_its_deadline(run, region_of, fake):
     run(body)
 
 
+def test_call_sent_after_its_deadline_is_still_a_request(run, region_of):
+    """The loop was busy, and the writer's turn comes before the watch's: the node must not take the frame for garbage,
+    which would cost everybody on the connection theirs."""
+
+    async def body():
+        async with region_of(1) as region, region.client() as client:
+            await client.encrypt(key_id="k", plaintext=b"x")
+            connection = client._region._nodes[0].connection
+            call = connection_module._Call(
+                "Encrypt", msgspec.Raw(b"\x80"), None, connection._now() - 0.05, anyio.Event()
+            )
+            connection._queue.append(call)
+            [request] = connection._next_batch()
+            assert request.deadline_ms == 1
+            assert frames.decode_requests(frames.encode_requests([request])[frames.LENGTH_BYTES :])[0].id == request.id
+
+    run(body)
+
+
 def test_sooner_deadline_among_later_ones_is_kept(run, region_of, fake):
     """A short call behind long ones ends in its own time, and the long ones go on."""
 
