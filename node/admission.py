@@ -79,10 +79,13 @@ class Admitter:
         now = self.consensus.cluster_time()
         if now is None:
             raise DependencyTimeoutException("This node doesn't know the region's time yet: ask another one")
+        seen = self.consensus.view.applied_index
         prepared = prepare_admission(
             question, view=self.consensus.view, secrets=self.secrets(), entropy=self.entropy, now=now
         )
-        if prepared.command is not None:
+        if prepared.command is None:
+            await self.consensus.settled(seen)  # A repeat's success, too, rests on what all must have applied (L5).
+        else:
             caller = region_caller(f"{self.secrets().node} for {source}")
             outcome = await self.consensus.propose(encode_command(prepared.command, caller))
             error = outcome.error()

@@ -432,6 +432,23 @@ async def test_admission_needs_lease_and_time(region: RegionOnDisk, tmp_path: Pa
     assert region.member("n2") is None
 
 
+async def test_repeated_admission_is_settled_before_it_is_answered(
+    region: RegionOnDisk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rule L5: applied here isn't yet known everywhere, and the first answer may still be waiting for that."""
+    asker = Asker(region, joiner(tmp_path), region.issue_token())
+    admitter = Admitter(secrets=lambda: region.secrets, consensus=region, entropy=region.world.entropy)
+    await admitter.admit(asker.question, source="10.0.0.9:1")
+    asked: list[int] = []
+
+    async def settled(index: int) -> None:
+        asked.append(index)
+
+    monkeypatch.setattr(region, "settled", settled)
+    await admitter.admit(asker.question, source="10.0.0.9:1")
+    assert asked == [region.view.applied_index]
+
+
 def test_issued_token_is_stored_sealed(region: RegionOnDisk) -> None:
     """The command that enters the log holds the secret sealed under its purpose, bound to its id."""
     command = new_join_token(role=MemberRole.VOTER, az="b", keyring=region.keyring, entropy=region.world.entropy)
