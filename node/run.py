@@ -3,8 +3,9 @@
     seal → secrets → stores → Raft core → replica → driver, proposals, peers → room → dispatch → doors
 
 Actors are started in that order, so that a door opens only when there is something behind it, and stopped in reverse.
-A node that is told to stop first hands over leadership, then refuses what would need it to serve and lets the writes
-under way come to their end: clients go to another node by themselves, and nobody's answer is lost.
+A node that is told to stop asks for no lease any more and hands over leadership, then refuses what would need it to
+serve and lets the writes under way come to their end: clients go to another node by themselves, and nobody's answer is
+lost. It runs on until its last lease has run out, since whoever dies with one holds up the region's next write by L.
 """
 
 import hashlib
@@ -18,6 +19,7 @@ from keycluster.cluster.invariant import InvariantBroken
 from keycluster.cluster.keys.apply import apply_entry
 from keycluster.cluster.keys.commands import Outcome, stamp
 from keycluster.cluster.keys.records import Table
+from keycluster.cluster.leases.messages import LeaseAsk
 from keycluster.cluster.peer_messages import ReplicaMessage
 from keycluster.cluster.raft.config import RaftConfig
 from keycluster.cluster.raft.core import RaftCore
@@ -29,7 +31,7 @@ from keycluster.cluster.store.errors import StoreError
 from keycluster.cluster.store.log import LogStore
 from keycluster.cluster.store.recovery import join_up
 from keycluster.cluster.store.state import StateStore
-from keycluster.cluster.types import LogIndex, NodeId, Term
+from keycluster.cluster.types import SECOND, Instant, LogIndex, NodeId, Term
 from keycluster.cluster.witness import RolledBack
 from keycluster.node.actors import ActorSpec, OnFailure, Supervisor
 from keycluster.node.admission import Admitter
@@ -53,7 +55,7 @@ from keycluster.node.sealing import NodeSecrets
 NONCE_BYTES = 16  # Of lease questions.
 HAND_OVER_S_MAX = 2.0  # A stopping leader waits this long for another one to take over.
 RETIRE_S_MAX = 2.0  # And any stopping node for the writes under way.
-LAST_ANSWERS_S = 0.05  # Their answers leave the doors within this.
+LAST_ANSWERS_S = 0.05  # Their answers leave the doors within this, and the leader's side of a lease ends.
 FATAL = (StoreError, StateDiverged, RolledBack, InvariantBroken)
 """Met by whichever actor: nothing is tried again on a store or a state that isn't what it must be."""
 
@@ -88,13 +90,15 @@ class Node:
             directory=self.directory,
         )
         self.replica = _make_replica(config, world=world, stores=stores)
+        self._stops = False
+        self._asked_at: Instant | None = None  # The newest question for a lease.
         self.driver = RaftDriver(
             replica=self.replica,
             stores=stores,
             clock=world.clock,
             disk=world.disk,
             apply_entry=apply_entry,
-            send=self.peers.send,
+            send=self._send,
             listener=self,
         )
         self.proposals = Proposals(
@@ -191,6 +195,7 @@ class Node:
             log.info("node is up", node=self.config.node, region=self.config.region, az=self.config.az)
             task_status.started()
             await stop.wait()
+            self._stops = True
             await self._hand_over()
             await self._retire()
             await supervisor.stop()
@@ -255,7 +260,19 @@ class Node:
         with trio.CancelScope(shield=True):
             with trio.move_on_after(RETIRE_S_MAX):
                 await self.proposals.retire()
-            await trio.sleep(LAST_ANSWERS_S)
+            await trio.sleep(self._lease_left_s() + LAST_ANSWERS_S)
+
+    def _lease_left_s(self) -> float:
+        if self._asked_at is None:
+            return 0.0
+        return max(0, self._asked_at + self.config.timing.lease_ns - self.world.clock.now()) / SECOND
+
+    def _send(self, peer: NodeId, message: ReplicaMessage) -> bool:
+        if isinstance(message, LeaseAsk):
+            if self._stops:
+                return False
+            self._asked_at = self.world.clock.now()
+        return self.peers.send(peer, message)
 
     def _warnings(self) -> tuple[str, ...]:
         warnings = []

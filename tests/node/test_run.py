@@ -73,8 +73,9 @@ async def test_a_node_far_behind_gets_a_snapshot(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(raft_driver, "LOG_ENTRIES_SLACK", 4)
     async with region_in_process(tmp_path) as region:
         await three_voters(region)
+        killed = region.node("n2")
         await region.kill("n2")
-        stopped_at = region.node("n0").room.view.applied_index
+        stopped_at = killed.stores.log.last_index
         keys = [await region.create_key("n1")]  # Its place in the log is kept until it counts as dead.
         while region.node("n0").stores.log.first_index <= stopped_at + 1:
             keys.append(await region.create_key("n0"))
@@ -140,6 +141,20 @@ async def test_a_stopping_leader_hands_over_and_answers(tmp_path: Path) -> None:
             assert any(region.node(name).replica.core.is_leader for name in ("n1", "n2"))
         assert len(done) == 4
         assert region.node("n1").replica.core.term == term + 1
+
+
+async def test_who_stops_holds_up_no_write(tmp_path: Path) -> None:
+    """A node that ended with a lease would be waited for, up to L: neither leader nor follower leaves one behind."""
+    async with region_in_process(tmp_path) as region:
+        await three_voters(region)
+        await region.stop("n1")
+        leader = region.node("n0")
+        assert leader.replica.holders(leader.world.clock.now()) == ["n2"]
+        await region.start("n1")
+        await region.all_serve(voters=3)
+        await region.stop("n0")
+        new_leader = region.node(await region.leader())
+        assert "n0" not in new_leader.replica.holders(new_leader.world.clock.now())
 
 
 async def test_a_full_disk_stops_the_node_with_one_line(tmp_path: Path) -> None:
