@@ -26,7 +26,7 @@ from keycluster.cluster.raft.core import RaftCore
 from keycluster.cluster.raft.errors import RaftError
 from keycluster.cluster.raft.messages import Entry
 from keycluster.cluster.replica import Replica, ReplicaConfig, StateDiverged
-from keycluster.cluster.seams import AddressReport, ServeLimits, World
+from keycluster.cluster.seams import AddressReport, World
 from keycluster.cluster.store.errors import StoreError
 from keycluster.cluster.store.log import LogStore
 from keycluster.cluster.store.recovery import join_up
@@ -38,6 +38,7 @@ from keycluster.node.admission import Admitter
 from keycluster.node.config import NodeConfig
 from keycluster.node.dispatch import Dispatch
 from keycluster.node.doors.aws import AwsDoor
+from keycluster.node.doors.limits import door_limits, port_limits
 from keycluster.node.doors.native import NativeDoor
 from keycluster.node.gate import Gate
 from keycluster.node.hardening import Hardening
@@ -132,8 +133,11 @@ class Node:
             gate=self.gate,
             certificate_sha256=lambda: certificate_sha256,
             join=admitter.admit,
+            limits=door_limits(config.native.connections_max),
         )
-        self.aws_door = AwsDoor(room=self.room, dispatch=dispatch, gate=self.gate)
+        self.aws_door = AwsDoor(
+            room=self.room, dispatch=dispatch, gate=self.gate, limits=door_limits(config.aws.connections_max)
+        )
         self._native_identity = secrets.native_identity
 
     # Who is told when the replica's state moves (`StateListener`).
@@ -220,12 +224,11 @@ class Node:
         ]
 
     async def _serve_native(self, task_status: AddressReport) -> None:
-        door = self.config.native
         await self.world.network.serve_native(
-            door.listen,
+            self.config.native.listen,
             self.native_door.serve,
             identity=self._native_identity,
-            limits=ServeLimits(connections_max=door.connections_max),
+            limits=port_limits(self.native_door.limits),
             task_status=task_status,
         )
 
@@ -235,7 +238,7 @@ class Node:
             door.listen,
             self.aws_door.serve,
             identity=self._native_identity if door.tls else None,
-            limits=ServeLimits(connections_max=door.connections_max),
+            limits=port_limits(self.aws_door.limits),
             task_status=task_status,
         )
 

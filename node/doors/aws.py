@@ -121,7 +121,7 @@ class _Connection:
 
     async def _converse(self) -> None:
         parser, patience, limits = self._parser, self.patience, self._limits
-        patience.read_within(limits.idle_seconds)
+        patience.read_within(self._idle_seconds)
         while True:
             content = await self._stream.receive_some(READ_BYTES)
             if not content:
@@ -133,12 +133,17 @@ class _Connection:
             if requests or parser.refusal is not None:
                 if not await self._answer(requests):
                     return
-                patience.read_within(limits.idle_seconds)
+                patience.read_within(self._idle_seconds)
             if parser.is_within_request and (requests or not was_within):
                 patience.read_within(limits.message_seconds)  # From its first byte; later ones don't move it.
             if parser.wants_continue:
                 parser.wants_continue = False
                 await self._send(CONTINUE)
+
+    @property
+    def _idle_seconds(self) -> float:
+        """SDKs connect when they have something to ask: a stranger who asks nothing doesn't need long."""
+        return self._limits.idle_seconds if self._is_recognised else self._limits.log_in_seconds
 
     def _hold(self) -> None:
         try:

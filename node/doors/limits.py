@@ -1,10 +1,11 @@
 """What a stranger, and a client, may take of a door: counts, bytes and time."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import trio
 
+from keycluster.cluster.seams import ServeLimits
 from keycluster.cluster.wire.errors import ThrottlingException
 from keycluster.cluster.wire.frames import FRAME_BYTES_MAX, GREETING_BYTES_MAX
 
@@ -54,6 +55,21 @@ class DoorLimits:
 
 
 DEFAULT_LIMITS: Final = DoorLimits()
+
+NEWCOMERS: Final = 128
+"""Connections that a port takes beyond its door's: newcomers, and those they end, which take a moment to go."""
+
+
+def door_limits(connections_max: int) -> DoorLimits:
+    """A door's limits for so many connections, at most half of them strangers'."""
+    strangers = min(DEFAULT_LIMITS.strangers_max, max(1, connections_max // 2))
+    return replace(DEFAULT_LIMITS, connections_max=connections_max, strangers_max=strangers)
+
+
+def port_limits(door: DoorLimits) -> ServeLimits:
+    """What the port below a door takes. It can't tell strangers from friends, so it must not be full before the door
+    is: there the newcomer ends the oldest stranger, here it would be turned away."""
+    return ServeLimits(connections_max=door.connections_max + NEWCOMERS)
 
 
 class Busy:
