@@ -54,6 +54,12 @@ class NodeEndpoint:
         os.kill(self.pid, number)
 
     @property
+    def memory_bytes(self) -> int:
+        """Resident."""
+        pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE")
+
+    @property
     def is_running(self) -> bool:
         """Whether its process is there and not a zombie."""
         with suppress(OSError):

@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import msgspec
 import pytest
@@ -68,12 +67,6 @@ NO_KEY = "00000000-0000-4000-8000-000000000000"
 
 def port_of(address: str) -> int:
     return int(address.rpartition(":")[2])
-
-
-def memory_bytes(node: NodeEndpoint) -> int:
-    """Resident."""
-    pages = int(Path(f"/proc/{node.pid}/statm").read_text().split()[1])
-    return pages * 4096
 
 
 @dataclass
@@ -162,9 +155,9 @@ async def run_fuzz(target: Fuzzed, what: str, count: int, send: Callable[[Garbag
     """A fifth first, for caches to fill; then the rest, over which memory must stay flat."""
     warm_up = count // WARM_UP_SHARE
     await target.send_all(warm_up, send, seed=1)
-    before = memory_bytes(target.node)
+    before = target.node.memory_bytes
     await target.send_all(count - warm_up, send, seed=2)
-    grown = memory_bytes(target.node) - before
+    grown = target.node.memory_bytes - before
     print(f"\n{count} at {what}: {dict(target.answers.most_common())}")
     print(f"    memory {before >> 20} MiB, grown by {grown / (1 << 20):.1f} MiB")
     assert grown < MEMORY_SLACK_BYTES
