@@ -67,6 +67,11 @@ def is_unfinished(data: Path, disk: Disk) -> bool:
     return disk.size(data / MARK_NAME) > 0
 
 
+def holds_node(data: Path, disk: Disk) -> bool:
+    """Whether a node was made here to the end."""
+    return disk.size(data / SEALED_NAME) > 0 and not is_unfinished(data, disk)
+
+
 def _remains(data: Path, disk: Disk) -> list[Path]:
     stores = [data / folder / name for folder in (LOG_FOLDER, STATE_FOLDER) for name in disk.list(data / folder)]
     sealed = data / SEALED_NAME

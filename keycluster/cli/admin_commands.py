@@ -2,17 +2,15 @@
 
 import argparse
 import sys
-from collections.abc import Callable
-from dataclasses import replace
-from pathlib import Path
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import trio
 
-from keycluster import KeyClient, errors
-from keycluster.cli.connection import add_connection_options, endpoints_file, read_json, with_client
-from keycluster.cli.output import CommandFailed, Output, when
-from keycluster.client.endpoints import read_endpoints
+from keycluster import Endpoints, KeyClient, NodeAddress, errors
+from keycluster.cli.connection import add_connection_options, endpoints_file, read_region, region_names, with_client
+from keycluster.cli.output import CommandFailed, Output, printable, when
 from keycluster.cluster.wire.admin import NodeStatusResponse
 
 STATUS_S_MAX = 3.0
@@ -54,73 +52,82 @@ def _command(
     return parser
 
 
+@dataclass(frozen=True, slots=True)
+class NodeAnswer:
+    """What a node said of itself, or why it said nothing."""
+
+    status: NodeStatusResponse | None
+    trouble: str | None
+
+
 def _status(options: argparse.Namespace, output: Output) -> None:
+    """Fails if no node of a region answers: then nothing of what is printed is known."""
     path = endpoints_file(options)
-    content: Any = read_json(path)
-    try:
-        listed = {region: entry["nodes"] for region, entry in content["regions"].items()}
-        if options.region:
-            listed = {options.region: listed[options.region]}
-        nodes = [(region, node) for region, entries in listed.items() for node in entries]
-        answers = trio.run(_ask_all, path, [(region, str(node["id"])) for region, node in nodes])
-    except (KeyError, TypeError, AttributeError):
-        raise CommandFailed(f"{path} is not an endpoints file, or has no such region") from None
-    summary = {region: _region_status(entries, answers, region) for region, entries in listed.items()}
+    names = [options.region] if options.region else region_names(path)
+    regions = {name: read_region(path, name) for name in names}
+    answers = trio.run(_ask_all, list(regions.values()), min(options.timeout, STATUS_S_MAX))
+    summary = {name: _region_status(region, answers[name]) for name, region in regions.items()}
     rows = [
         [
-            region,
-            node["id"] + (" (leader)" if node["id"] == status["leader"] else ""),
+            name,
+            node["id"] + (" (leader)" if node["id"] == region["leader"] else ""),
             node["az"],
             node["role"] or "-",
             str(node["applied_index"]) if node["reachable"] else "-",
             ("serves" if node["lease"] else "does not serve") if node["reachable"] else "does not answer",
         ]
-        for region, status in summary.items()
-        for node in status["nodes"]
+        for name, region in summary.items()
+        for node in region["nodes"]
     ]
     output.table(["REGION", "NODE", "AZ", "ROLE", "APPLIED", "LEASE"], rows, value={"regions": summary})
     if not output.json:
-        warnings = sorted({f"{node}: {text}" for (_, node), a in answers.items() if a for text in a.warnings})
-        for warning in warnings:
-            print(f"warning: {warning}", file=sys.stderr)
+        for region in summary.values():
+            for node in region["nodes"]:
+                for warning in node["warnings"]:
+                    print(f"warning: {node['id']}: {printable(warning)}", file=sys.stderr)
+    for name, found in answers.items():
+        if all(answer.status is None for answer in found.values()):
+            troubles = "; ".join(sorted({str(answer.trouble) for answer in found.values()}))
+            raise CommandFailed(f"no node of {name} answers: {troubles}")
 
 
-async def _ask_all(path: Path, nodes: list[tuple[str, str]]) -> dict[tuple[str, str], NodeStatusResponse | None]:
-    answers: dict[tuple[str, str], NodeStatusResponse | None] = dict.fromkeys(nodes)
+async def _ask_all(regions: list[Endpoints], seconds_max: float) -> dict[str, dict[str, NodeAnswer]]:
+    answers: dict[str, dict[str, NodeAnswer]] = {region.region: {} for region in regions}
 
-    async def ask(region: str, node: str) -> None:
+    async def ask(region: Endpoints, address: NodeAddress) -> None:
         try:
-            all_nodes = read_endpoints(path, region)
-            only = tuple(address for address in all_nodes.nodes if address.node == node)
-            async with KeyClient(replace(all_nodes, nodes=only), timeout=STATUS_S_MAX) as client:
-                answers[region, node] = await client.node_status()
-        except (errors.KmsError, errors.KeyClientError):
-            pass  # It stays None: it does not answer.
+            async with KeyClient(replace(region, nodes=(address,)), timeout=seconds_max) as client:
+                answer = NodeAnswer(await client.node_status(), None)
+        except errors.KmsError as refusal:
+            answer = NodeAnswer(None, f"{refusal.code}: {refusal.message}")
+        except (errors.KeyClientError, OSError) as error:  # OSError: the CA's file can't be read.
+            answer = NodeAnswer(None, str(error))
+        answers[region.region][address.node] = answer
 
     async with trio.open_nursery() as nursery:
-        for region, node in nodes:
-            nursery.start_soon(ask, region, node)
+        for region in regions:
+            for address in region.nodes:
+                nursery.start_soon(ask, region, address)
     return answers
 
 
-def _region_status(
-    entries: list[dict[str, Any]], answers: dict[tuple[str, str], NodeStatusResponse | None], region: str
-) -> dict[str, Any]:
+def _region_status(region: Endpoints, answers: Mapping[str, NodeAnswer]) -> dict[str, Any]:
     """Leader and term by the node that is furthest: one that is cut off still believes in the past."""
-    nodes, newest = [], None
-    for entry in entries:
-        answer = answers[region, entry["id"]]
-        if answer is not None and (newest is None or answer.term > newest.term):
-            newest = answer
+    newest: NodeStatusResponse | None = None
+    nodes = []
+    for address in region.nodes:
+        status = answers[address.node].status
+        if status is not None and (newest is None or (status.term, status.serving) > (newest.term, newest.serving)):
+            newest = status
         nodes.append(
             {
-                "id": entry["id"],
-                "az": entry["az"],
-                "role": answer.role if answer is not None else None,
-                "reachable": answer is not None,
-                "applied_index": answer.applied_index if answer is not None else None,
-                "lease": answer.serving if answer is not None else False,
-                "warnings": list(answer.warnings) if answer is not None else [],
+                "id": address.node,
+                "az": address.az,
+                "role": status.role if status is not None else None,
+                "reachable": status is not None,
+                "applied_index": status.applied_index if status is not None else None,
+                "lease": status is not None and status.serving,
+                "warnings": list(status.warnings) if status is not None else [],
             }
         )
     return {

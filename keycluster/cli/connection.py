@@ -1,16 +1,17 @@
 """How a command reaches a region: an endpoints file, named on the command line or in the environment."""
 
 import argparse
-import json
 import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TypeVar
 
+import msgspec
 import trio
 
 from keycluster import KeyClient
 from keycluster.cli.output import CommandFailed
+from keycluster.client.endpoints import FILE_NAME, Endpoints, read_endpoints
 from keycluster.client.errors import KeyClientError
 from keycluster.cluster.wire.errors import KmsError
 
@@ -18,6 +19,7 @@ T = TypeVar("T")
 
 ENDPOINTS_VARIABLE = "KEYCLUSTER_ENDPOINTS"
 DEFAULT_TIMEOUT_S = 30.0
+TIMEOUT_S_MAX = 3600.0
 
 
 def add_connection_options(parser: argparse.ArgumentParser) -> None:
@@ -30,51 +32,67 @@ def add_connection_options(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help=f"an endpoints file (default: ${ENDPOINTS_VARIABLE})",
     )
-    group.add_argument("--region", help="which region of the file (default: its first)")
-    group.add_argument("--timeout", type=float, default=DEFAULT_TIMEOUT_S, metavar="SECONDS", help="default: 30")
+    group.add_argument("--region", metavar="NAME", help="which region of the file (default: its first)")
+    group.add_argument(
+        "--timeout",
+        type=seconds,
+        default=DEFAULT_TIMEOUT_S,
+        metavar="SECONDS",
+        help=f"how long to try, other nodes included (default: {DEFAULT_TIMEOUT_S:.0f})",
+    )
 
 
 def endpoints_file(options: argparse.Namespace) -> Path:
     """The endpoints file that the options or the environment name. Raises CommandFailed."""
     path: Path | None = options.endpoints
     if path is None and options.dir is not None:
-        path = options.dir / "endpoints.json"
+        path = options.dir / FILE_NAME
     if path is None and os.environ.get(ENDPOINTS_VARIABLE):
         path = Path(os.environ[ENDPOINTS_VARIABLE])
     if path is None:
         raise CommandFailed("which region?", hint=f"give --dir DIR or --endpoints FILE, or set {ENDPOINTS_VARIABLE}")
-    if not path.exists():
-        raise CommandFailed(
-            f"{path} does not exist", hint="is the region running? `keycluster dev --dir DIR` starts one"
-        )
     return path
 
 
-def with_client(options: argparse.Namespace, act: Callable[[KeyClient], Awaitable[T]]) -> T:
-    """Runs `act` with a connected client. The service's refusals become CommandFailed."""
-
-    async def run() -> T | CommandFailed:
-        async with KeyClient.from_endpoints(endpoints_file(options), region=options.region) as client:
-            # Caught in here: outside, a nursery has put it into a group.
-            try:
-                return await act(client)
-            except KmsError as refusal:
-                return CommandFailed(refusal.message or "refused", code=refusal.code)
-            except (KeyClientError, OSError) as error:
-                return CommandFailed(str(error))
-
+def read_region(path: Path, region: str | None) -> Endpoints:
+    """One region of an endpoints file. Raises CommandFailed."""
     try:
-        result = trio.run(run)
-    except (KeyClientError, OSError) as error:
+        return read_endpoints(path, region)
+    except FileNotFoundError:
+        raise CommandFailed(
+            f"{path} does not exist", hint="is the region running? `keycluster dev --dir DIR` starts one"
+        ) from None
+    except OSError as error:
+        raise CommandFailed(f"{path}: {error.strerror}") from None
+    except ValueError as error:
         raise CommandFailed(str(error)) from None
-    if isinstance(result, CommandFailed):
-        raise result
-    return result
 
 
-def read_json(path: Path) -> object:
-    """A JSON file's content. Raises CommandFailed."""
+def region_names(path: Path) -> list[str]:
+    """Of all regions in an endpoints file. Raises CommandFailed."""
+    read_region(path, None)  # Says in one line what is wrong with the file, if anything is.
+    return list(msgspec.json.decode(path.read_bytes())["regions"])
+
+
+def with_client(options: argparse.Namespace, act: Callable[[KeyClient], Awaitable[T]]) -> T:
+    """Runs `act` with a connected client. What can go wrong becomes CommandFailed."""
+    endpoints = read_region(endpoints_file(options), options.region)
+
+    async def run() -> T:
+        async with KeyClient(endpoints, timeout=options.timeout) as client:
+            return await act(client)
+
     try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise CommandFailed(f"{path}: {error}") from None
+        return trio.run(run)
+    except KmsError as refusal:
+        raise CommandFailed(refusal.message, code=refusal.code) from None
+    except (KeyClientError, OSError, ValueError, OverflowError) as error:  # The last two: what no wire format takes.
+        raise CommandFailed(str(error) or type(error).__name__) from None
+
+
+def seconds(text: str) -> float:
+    """A duration on the command line."""
+    value = float(text)
+    if not 0 < value <= TIMEOUT_S_MAX:
+        raise argparse.ArgumentTypeError(f"more than 0 and at most {TIMEOUT_S_MAX:.0f} seconds")
+    return value

@@ -218,7 +218,10 @@ def _open(path: Path) -> BinaryIO:
 @contextmanager
 def _replaced(path: Path) -> Iterator[BinaryIO]:
     """A new file, 0600, that takes `path`'s place once the block ends well, and is gone if it doesn't."""
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
+    target = path.resolve()  # A link's target is replaced, not the link.
+    if target.exists() and not target.is_file():
+        raise CommandFailed(f"{path} is not a regular file")  # Its replacement would be: think of /dev/null.
+    unfinished = target.with_name(f".{target.name}.{os.getpid()}.unfinished")
     try:
         descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except OSError as error:
@@ -228,7 +231,7 @@ def _replaced(path: Path) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        unfinished.replace(path)
+        unfinished.replace(target)
     except BaseException:
         unfinished.unlink(missing_ok=True)
         raise

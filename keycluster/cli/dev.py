@@ -1,45 +1,42 @@
 """`keycluster dev`: a region, or several, on one machine, of real node processes.
 
 It takes the steps an operator takes on three machines (docs/install.md): it founds the region at the first node, and
-lets each further one join with a token. What it adds is a folder that remembers: ports, credentials, nodes. So the same
-folder starts again with its keys.
+lets each further one join with a token. What it adds is a folder that remembers (dev_settings.py), so that the same
+folder starts again with its keys, also after a run that was cut off while it made them.
 
     DIR/dev.json            settings and credentials (0600), written before anything else
     DIR/lock                held while it runs
     DIR/endpoints.json      there while all of it answers
     DIR/ca.pem              the certificate authorities clients trust
+    DIR/dev.log             what nodes inside this process log
     DIR/REGION/NODE/        node.toml, seal.key, data/, node.log
 
 Nodes are this process's children, in its process group, and end with it (PDEATHSIG). A node that dies stays dead: what
-happens then is for the one who tries things to see.
+happens then is for the one who tries things to see. Where every region has one node, it runs inside this process.
 """
 
 import argparse
 import fcntl
 import os
 import signal
-import socket
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
 
-import msgspec
 import trio
-from msgspec import Struct
 
 from keycluster import Credentials, KeyClient, NodeAddress, errors
 from keycluster import Endpoints as ClientEndpoints
+from keycluster.cli.dev_settings import HOST, DevNode, DevSettings, is_free, settle
 from keycluster.cli.endpoints import EndpointNode, Endpoints, write_endpoints, write_private
 from keycluster.cli.node_process import failure_of, open_node, set_up_logging, stop_on_signal
 from keycluster.cli.output import CommandFailed, Output
 from keycluster.cluster.keys.records import MemberRole
-from keycluster.cluster.seams import World
+from keycluster.cluster.seams import FolderInUse
 from keycluster.cluster.types import AccountId, NodeId
-from keycluster.cluster.wire.admin import NodeStatusResponse
-from keycluster.node.access_keys import AccessKeySecret, AccessKeyUnfit, check_access_key, generate_access_key
 from keycluster.node.config import (
     AWS_CONNECTIONS_MAX,
     NATIVE_CONNECTIONS_MAX,
@@ -54,67 +51,33 @@ from keycluster.node.founding import found_region
 from keycluster.node.hardening import Hardening, child_environment
 from keycluster.node.join_token import parse_join_token
 from keycluster.node.joining import JoinFailed, join_region
-from keycluster.node.making import FolderTaken
+from keycluster.node.making import FolderTaken, holds_node, lock_data
 from keycluster.node.pki import to_pem
-from keycluster.node.sealing import SealError
-from keycluster.node.world import RealEntropy, real_world
+from keycluster.node.seal_source import open_seal
+from keycluster.node.sealing import SealError, open_secrets
+from keycluster.node.world import real_world
 
-T = TypeVar("T")
-
-HOST = "127.0.0.1"
-DEFAULT_ACCOUNT = "123456789012"
-SETTINGS, ENDPOINTS, CA_FILE = "dev.json", "endpoints.json", "ca.pem"
-AZ_LETTERS = "abc"
-PORTS_FROM, PORTS_BELOW = 20_000, 32_768  # Below what Linux gives to outgoing connections: nobody takes them meanwhile.
-NODES_MAX = 9
+ENDPOINTS, CA_FILE, LOCK, LOG = "endpoints.json", "ca.pem", "lock", "dev.log"
 START_S_MAX = 60.0
-LOOK_AGAIN_S = 0.03
-CALL_S_MAX = 5.0
+LOOK_AGAIN_S = 0.05
+PATIENCE_S_MIN, PATIENCE_S_MAX = 0.3, 5.0  # For one try to reach a node that starts: short at first, as it is quick.
 STOP_S_MAX = 10.0
 
-
-class DevNode(Struct):
-    """One node, as `dev` remembers it."""
-
-    id: str
-    az: str
-    role: str
-    peer_port: int
-    native_port: int
-    aws_port: int
-    joined: bool = False  # It has a sealed folder of its own: it is started, not joined again.
-
-    @property
-    def ports(self) -> tuple[int, int, int]:
-        return (self.peer_port, self.native_port, self.aws_port)
-
-
-class DevSettings(Struct):
-    """What makes the same folder the same regions again."""
-
-    account: str
-    access_key_id: str
-    secret_access_key: str
-    regions: dict[str, list[DevNode]]
-
-    @property
-    def access_key(self) -> AccessKeySecret:
-        return AccessKeySecret(self.access_key_id, self.secret_access_key)
-
-    def __repr__(self) -> str:
-        return f"DevSettings(account={self.account}, regions={sorted(self.regions)})"
+Key = tuple[str, str]  # A region's name and a node's id.
 
 
 def run_dev(options: argparse.Namespace, output: Output, hardening: Hardening) -> None:
-    """Runs until stopped by a signal, or until no node lives. Raises CommandFailed."""
+    """Runs until stopped by a signal, or until no node lives. Raises CommandFailed or OSError."""
     folder: Path = options.dir.absolute()
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     with _locked(folder):
         (folder / ENDPOINTS).unlink(missing_ok=True)
-        settings = _settings(options, folder)
-        dev = Dev(folder, settings, output, hardening)
+        dev = Dev(folder, settle(options, folder), output, hardening)
+        dev.check_place()
         try:
-            trio.run(dev.run)
+            with (folder / LOG).open("a") as log:
+                set_up_logging("info", log)
+                trio.run(dev.run)
         finally:
             (folder / ENDPOINTS).unlink(missing_ok=True)
 
@@ -122,7 +85,7 @@ def run_dev(options: argparse.Namespace, output: Output, hardening: Hardening) -
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """For this process alone; the lock ends with the process, however that ends."""
-    descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
@@ -130,106 +93,6 @@ def _locked(folder: Path) -> Iterator[None]:
         raise CommandFailed(f"{folder} is in use by another `keycluster dev`") from None
     finally:
         os.close(descriptor)
-
-
-def _settings(options: argparse.Namespace, folder: Path) -> DevSettings:
-    """What the folder remembers, with what the command line adds; durable before anything is made by it."""
-    path = folder / SETTINGS
-    settings = _remembered(path) or _new_settings(options)
-    if options.account not in (None, settings.account) or options.access_key_id not in (None, settings.access_key_id):
-        raise CommandFailed(f"{folder} has account {settings.account} and access key {settings.access_key_id}")
-    if options.secret_access_key not in (None, settings.secret_access_key):
-        raise CommandFailed(f"{folder} has another secret access key")
-    names = options.regions.split(",") if options.regions else (sorted(settings.regions) or ["us-east-1"])
-    if settings.regions and set(names) < set(settings.regions):
-        raise CommandFailed(f"{folder} has the regions {', '.join(sorted(settings.regions))}: all of them start")
-    ports = _Ports(options.port_base, [port for nodes in settings.regions.values() for n in nodes for port in n.ports])
-    for name in names:
-        nodes = settings.regions.setdefault(name, [])
-        wanted = options.nodes if options.nodes is not None else max(len(nodes), 3 if not nodes else 0)
-        if not 1 <= wanted <= NODES_MAX or wanted < len(nodes):
-            raise CommandFailed(f"--nodes: {max(1, len(nodes))} to {NODES_MAX}, not {wanted}")
-        if not nodes and not 0 <= options.learners < wanted:
-            raise CommandFailed(f"--learners: 0 to {wanted - 1}, not {options.learners}")
-        first_learner = wanted - options.learners
-        nodes += [_new_node(name, number, number >= first_learner, ports) for number in range(len(nodes), wanted)]
-    write_private(path, msgspec.json.encode(settings).decode())
-    return settings
-
-
-def _remembered(path: Path) -> DevSettings | None:
-    if not path.exists():
-        return None
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=DevSettings)
-    except msgspec.MsgspecError:
-        raise CommandFailed(f"{path} is not what `keycluster dev` wrote: choose another folder") from None
-
-
-def _new_settings(options: argparse.Namespace) -> DevSettings:
-    if (options.access_key_id is None) != (options.secret_access_key is None):
-        raise CommandFailed("--access-key-id and --secret-access-key go together")
-    generated = generate_access_key(RealEntropy())
-    settings = DevSettings(
-        account=options.account or DEFAULT_ACCOUNT,
-        access_key_id=options.access_key_id or generated.access_key_id,
-        secret_access_key=options.secret_access_key or generated.secret,
-        regions={},
-    )
-    try:
-        check_access_key(AccountId(settings.account), settings.access_key)
-    except AccessKeyUnfit as error:
-        raise CommandFailed(str(error)) from None
-    return settings
-
-
-def _new_node(region: str, number: int, learner: bool, ports: "_Ports") -> DevNode:
-    return DevNode(
-        id=f"n{number + 1}",
-        az=region + AZ_LETTERS[number % len(AZ_LETTERS)],
-        role=MemberRole.LEARNER if learner else MemberRole.VOTER,
-        peer_port=ports.next(),
-        native_port=ports.next(),
-        aws_port=ports.next(),
-    )
-
-
-class _Ports:
-    """Free ports, or those from a base upwards."""
-
-    def __init__(self, base: int | None, taken: Sequence[int]) -> None:
-        self._base = base
-        self._taken = set(taken)
-
-    def next(self) -> int:
-        if self._base is not None:
-            port = self._base
-            while port in self._taken:
-                port += 1
-        else:
-            port = self._free()
-        if not 0 < port < 65_536:
-            raise CommandFailed(f"--port-base: there is no port {port}")
-        self._taken.add(port)
-        return port
-
-    def _free(self) -> int:
-        jitter = RealEntropy().jitter()
-        for _ in range(1000):
-            port = jitter.randrange(PORTS_FROM, PORTS_BELOW)
-            if port not in self._taken and _is_free(port):
-                return port
-        raise CommandFailed("no free port was found", hint="choose some with --port-base")
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((HOST, port))
-        except OSError:
-            return False
-    return True
 
 
 class Dev:
@@ -240,87 +103,134 @@ class Dev:
         self._settings = settings
         self._output = output
         self._hardening = hardening
-        self._children: dict[tuple[str, str], subprocess.Popen[bytes]] = {}
-        self._pids: dict[tuple[str, str], int] = {}
-        nodes = [node for nodes in settings.regions.values() for node in nodes]
-        self._is_one_process = len(nodes) == 1
-        self._one_ended = trio.Event()
+        self._world = real_world()
+        self._authorities: dict[str, str] = {}  # Of each region, PEM.
+        self._children: dict[Key, subprocess.Popen[bytes]] = {}
+        self._pids: dict[Key, int] = {}
+        self._serves = {region: trio.Event() for region in settings.regions}  # Set once one of its nodes does.
+        self._stop = trio.Event()
+        self._is_one_process = all(len(nodes) == 1 for nodes in settings.regions.values())
+
+    def check_place(self) -> None:
+        """Waits for nodes of a killed run to be gone, and sees that nobody else has the ports. Raises CommandFailed."""
+        deadline = time.monotonic() + STOP_S_MAX
+        for region, nodes in self._settings.regions.items():
+            for node in nodes:
+                data = self._node_folder(region, node) / "data"
+                while data.is_dir() and self._is_in_use(data):
+                    if time.monotonic() > deadline:
+                        raise CommandFailed(f"another process has {data}", hint="is the node still running?")
+                    time.sleep(LOOK_AGAIN_S)
+                for port in node.ports:
+                    if not is_free(port):
+                        raise CommandFailed(
+                            f"port {port} of node {node.id} in {region} is taken by another program",
+                            hint=f"a folder keeps its ports: end that program (`ss -ltnp 'sport = :{port}'` shows it)",
+                        )
+
+    def _is_in_use(self, data: Path) -> bool:
+        try:
+            lock_data(data, self._world.disk)()
+        except FolderInUse:
+            return True
+        return False
 
     async def run(self) -> None:
         """Starts all, says where it is, waits for the end, stops all."""
-        stop = trio.Event()
         try:
             async with trio.open_nursery() as nursery:
-                await nursery.start(stop_on_signal, stop)
-                nursery.start_soon(self._run_until, stop, nursery.cancel_scope)
-                for region in sorted(self._settings.regions):
-                    await self._start_region(region, nursery, stop)
-                self._announce()
-                await self._wait_while_any_lives()
+                await nursery.start(stop_on_signal, self._stop)
+                async with trio.open_nursery() as inside:  # Nodes in this process end by themselves, in order.
+                    with trio.CancelScope() as until_stopped:
+                        nursery.start_soon(self._cancel_when_stopped, until_stopped)
+                        await self._start_and_watch(inside)
                 nursery.cancel_scope.cancel()
         except BaseExceptionGroup as group:
-            raise _only_failure(group) from None
+            raise _first_failure(group) from None
         finally:
             with trio.CancelScope(shield=True):
                 await self._stop_children()
 
-    async def _run_until(self, stop: trio.Event, scope: trio.CancelScope) -> None:
-        await stop.wait()
-        if not self._is_one_process:  # The one process ends by itself, in order.
-            scope.cancel()
+    async def _cancel_when_stopped(self, scope: trio.CancelScope) -> None:
+        await self._stop.wait()
+        scope.cancel()
 
-    async def _start_region(self, region: str, nursery: trio.Nursery, stop: trio.Event) -> None:
+    async def _start_and_watch(self, inside: trio.Nursery) -> None:
+        async with trio.open_nursery() as regions:
+            for region in self._settings.regions:
+                regions.start_soon(self._start_region, region, inside)
+        self._announce()
+        if self._is_one_process:
+            await trio.sleep_forever()
+        async with trio.open_nursery() as watchers:
+            for (region, name), child in self._children.items():
+                watchers.start_soon(self._watch, f"{region} {name}", child)
+        raise CommandFailed("no node lives any more")
+
+    # Starting.
+
+    async def _start_region(self, region: str, inside: trio.Nursery) -> None:
         nodes = self._settings.regions[region]
-        world = real_world()
-        if not nodes[0].joined:
-            await self._found(region, nodes[0], world)
-        for node in [node for node in nodes if node.joined]:
-            await self._start_node(region, node, nursery, stop)
-        for node in [node for node in nodes if not node.joined]:
-            await self._join(region, node, world)
-            await self._start_node(region, node, nursery, stop)
-        with self._in_time(f"region {region} does not serve"):
-            for node in nodes:
-                await self._until_it_serves(region, node)
+        self._authorities[region] = await trio.to_thread.run_sync(self._found_if_new, region, nodes[0])
+        write_private(self._folder / CA_FILE, "".join(self._authorities[name] for name in sorted(self._authorities)))
+        with trio.move_on_after(START_S_MAX) as scope:
+            async with trio.open_nursery() as starts:
+                for node in nodes:
+                    starts.start_soon(self._bring_up, region, node, inside)
+        if scope.cancelled_caught:
+            raise CommandFailed(
+                f"region {region} does not serve within {START_S_MAX:.0f} s",
+                hint=f"{self._folder / region}/*/node.log say more",
+            )
 
-    async def _found(self, region: str, node: DevNode, world: World) -> None:
+    def _found_if_new(self, region: str, node: DevNode) -> str:
+        """The region's client CA, PEM. Blocking."""
         config = self._config(region, node)
-        founded = await trio.to_thread.run_sync(
-            lambda: found_region(
-                config,
-                account=AccountId(self._settings.account),
-                access_key=self._settings.access_key,
-                world=world,
-            )
-        )
-        with (self._folder / CA_FILE).open("a") as ca_file:
-            ca_file.write(to_pem(founded.client_ca))
-        self._has_joined(node)
+        try:
+            if not self._is_made(config):
+                found_region(
+                    config,
+                    account=AccountId(self._settings.account),
+                    access_key=self._settings.access_key,
+                    world=self._world,
+                )
+            seal = open_seal(config, disk=self._world.disk)
+            secrets = open_secrets(seal, region=region, node=config.node, data=config.data, disk=self._world.disk)
+        except (FolderTaken, SealError) as error:
+            raise CommandFailed(f"node {node.id} of {region}: {error}") from None
+        return to_pem(secrets.client_ca)
 
-    async def _join(self, region: str, node: DevNode, world: World) -> None:
-        with self._in_time(f"node {node.id} can't join region {region}"):
-            issued = await self._ask(
-                region,
-                [other for other in self._settings.regions[region] if other.joined],
-                lambda client: client.issue_join_token(az=node.az, role=node.role),
-            )
-            try:
-                await join_region(self._config(region, node), parse_join_token(issued.token), world=world)
-            except (JoinFailed, FolderTaken, SealError) as error:
-                raise CommandFailed(f"node {node.id}: {error}") from None
-        self._has_joined(node)
+    async def _bring_up(self, region: str, node: DevNode, inside: trio.Nursery) -> None:
+        if not self._is_made(self._config(region, node)):
+            await self._serves[region].wait()
+            await self._join(region, node)
+        await self._start_node(region, node, inside)
+        try:
+            await self._until_it_serves(region, node)
+        except CommandFailed:
+            if not await self._was_removed(region, node):
+                raise
+            self._pids.pop((region, node.id))
+            print(f"node {region} {node.id} was removed from the region", file=sys.stderr, flush=True)
+            return
+        self._serves[region].set()
 
-    def _has_joined(self, node: DevNode) -> None:
-        node.joined = True
-        write_private(self._folder / SETTINGS, msgspec.json.encode(self._settings).decode())
+    async def _join(self, region: str, node: DevNode) -> None:
+        made = [n for n in self._settings.regions[region] if self._is_made(self._config(region, n))]
+        try:
+            async with self._client(region, made) as client:
+                issued = await client.issue_join_token(az=node.az, role=node.role)
+            await join_region(self._config(region, node), parse_join_token(issued.token), world=self._world)
+        except (JoinFailed, FolderTaken, SealError, errors.KmsError, errors.KeyClientError) as error:
+            raise CommandFailed(f"node {node.id} can't join {region}: {error}") from None
 
-    async def _start_node(self, region: str, node: DevNode, nursery: trio.Nursery, stop: trio.Event) -> None:
+    async def _start_node(self, region: str, node: DevNode, inside: trio.Nursery) -> None:
         config = self._config(region, node)
         folder = self._node_folder(region, node)
         write_private(folder / "node.toml", write_config(config))
         if self._is_one_process:
             self._pids[region, node.id] = os.getpid()
-            await nursery.start(self._run_inside, config, stop)
+            await inside.start(self._run_inside, config)
             return
         with (folder / "node.log").open("ab") as node_log:
             # Not through trio: it starts processes in a thread, and PDEATHSIG is about the starting thread's end.
@@ -336,19 +246,68 @@ class Dev:
         self._pids[region, node.id] = child.pid
 
     async def _run_inside(
-        self, config: NodeConfig, stop: trio.Event, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+        self, config: NodeConfig, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
-        set_up_logging("warning")
         node, close = await trio.to_thread.run_sync(
-            lambda: open_node(config, world=real_world(), hardening=self._hardening)
+            lambda: open_node(config, world=self._world, hardening=self._hardening)
         )
         try:
-            await node.run(stop, task_status)
+            await node.run(self._stop, task_status)
         except BaseExceptionGroup as group:
             raise failure_of(node, group) from None
         finally:
             close()
-            self._one_ended.set()
+
+    async def _until_it_serves(self, region: str, node: DevNode) -> None:
+        """Until it holds a live lease in its role. Raises CommandFailed if it ends before."""
+        await self._until_it_listens(region, node)
+        patience = PATIENCE_S_MIN
+        while True:
+            try:
+                async with self._client(region, [node], timeout=patience) as client:
+                    while True:
+                        status = await client.node_status()
+                        if status.serving and status.role == node.role:
+                            return
+                        self._check_alive(region, node)
+                        await trio.sleep(LOOK_AGAIN_S)
+            except (errors.KmsError, errors.KeyClientError):
+                self._check_alive(region, node)
+                await trio.sleep(LOOK_AGAIN_S)
+                patience = min(patience * 1.5, PATIENCE_S_MAX)
+
+    async def _until_it_listens(self, region: str, node: DevNode) -> None:
+        while True:
+            self._check_alive(region, node)
+            try:
+                stream = await trio.open_tcp_stream(HOST, node.native_port)
+            except OSError:
+                await trio.sleep(LOOK_AGAIN_S)
+            else:
+                await trio.aclose_forcefully(stream)
+                return
+
+    def _check_alive(self, region: str, node: DevNode) -> None:
+        child = self._children.get((region, node.id))
+        if child is not None and child.poll() is not None:
+            node_log = self._node_folder(region, node) / "node.log"
+            lines = node_log.read_text(errors="replace").splitlines()
+            said = lines[-1].removeprefix("keycluster: ") if lines else f"status {child.returncode}"
+            raise CommandFailed(f"node {node.id} of {region} ended: {said}", hint=f"{node_log} says more")
+
+    async def _was_removed(self, region: str, node: DevNode) -> bool:
+        """Whether the region's other nodes say that it is none of them."""
+        others = [other for other in self._settings.regions[region] if other is not node]
+        if not others:
+            return False
+        try:
+            async with self._client(region, others) as client:
+                members = (await client.node_status()).members
+        except (errors.KmsError, errors.KeyClientError):
+            return False
+        return all(member.node_id != node.id or member.role is None for member in members)
+
+    # What a node is, and how it is reached.
 
     def _config(self, region: str, node: DevNode) -> NodeConfig:
         folder = self._node_folder(region, node)
@@ -385,8 +344,11 @@ class Dev:
             ca_file=str(self._folder / CA_FILE),
         )
 
-    async def _ask(self, region: str, nodes: Sequence[DevNode], call: Callable[[KeyClient], Awaitable[T]]) -> T:
-        """An operator's call, at whichever of these nodes answers."""
+    def _is_made(self, config: NodeConfig) -> bool:
+        return holds_node(config.data, self._world.disk)
+
+    def _client(self, region: str, nodes: Sequence[DevNode], *, timeout: float = PATIENCE_S_MAX) -> KeyClient:
+        """An operator's client for these nodes."""
         settings = self._settings
         endpoints = ClientEndpoints(
             region=region,
@@ -394,34 +356,9 @@ class Dev:
             credentials=Credentials(settings.access_key_id, settings.secret_access_key),
             ca_file=str(self._folder / CA_FILE),
         )
-        async with KeyClient(endpoints, timeout=CALL_S_MAX) as client:
-            return await call(client)
+        return KeyClient(endpoints, timeout=timeout)
 
-    async def _until_it_serves(self, region: str, node: DevNode) -> None:
-        while True:
-            self._check_alive(region, node)
-            try:
-                status: NodeStatusResponse = await self._ask(region, [node], lambda client: client.node_status())
-            except (errors.KmsError, errors.KeyClientError, ExceptionGroup):
-                pass  # Not up yet.
-            else:
-                if status.serving and status.role == node.role:
-                    return
-            await trio.sleep(LOOK_AGAIN_S)
-
-    def _check_alive(self, region: str, node: DevNode) -> None:
-        child = self._children.get((region, node.id))
-        if child is not None and child.poll() is not None:
-            node_log = self._node_folder(region, node) / "node.log"
-            lines = node_log.read_text(errors="replace").splitlines()
-            raise CommandFailed(f"node {node.id} ended: {lines[-1] if lines else child.returncode}")
-
-    @contextmanager
-    def _in_time(self, what: str) -> Iterator[None]:
-        with trio.move_on_after(START_S_MAX) as scope:
-            yield
-        if scope.cancelled_caught:
-            raise CommandFailed(f"{what} within {START_S_MAX:.0f} s", hint="the nodes' node.log files say more")
+    # While it runs, and the end of it.
 
     def _announce(self) -> None:
         endpoints = self._endpoints()
@@ -438,24 +375,17 @@ class Dev:
         self._output.result({"Endpoints": str(path)}, lines=lines)
         sys.stdout.flush()
 
-    async def _wait_while_any_lives(self) -> None:
+    async def _watch(self, name: str, child: "subprocess.Popen[bytes]") -> None:
         """A node that ended is not started again: that is for whoever tries things to see."""
-        if self._is_one_process:
-            await self._one_ended.wait()
-            return
-        async with trio.open_nursery() as nursery:
-            for (region, name), child in self._children.items():
-                nursery.start_soon(self._watch, f"{region} {name}", child)
-
-    @staticmethod
-    async def _watch(name: str, child: "subprocess.Popen[bytes]") -> None:
         await _wait(child)
-        print(f"node {name} has ended with status {child.returncode}", file=sys.stderr, flush=True)
+        if not self._stop.is_set():
+            print(f"node {name} has ended with status {child.returncode}", file=sys.stderr, flush=True)
 
     async def _stop_children(self) -> None:
         living = [child for child in self._children.values() if child.poll() is None]
         for child in living:
             child.send_signal(signal.SIGTERM)
+            child.send_signal(signal.SIGCONT)  # One that was paused ends in order too.
         with trio.move_on_after(STOP_S_MAX):
             for child in living:
                 await _wait(child)
@@ -477,10 +407,11 @@ async def _wait(child: "subprocess.Popen[bytes]") -> None:
     child.wait()
 
 
-def _only_failure(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """A failure to tell the user about, out of what a nursery wrapped it in; else the group itself."""
-    failures, others = group.split(CommandFailed)
-    error: BaseException = group if others is not None or failures is None else failures
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+def _first_failure(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """What to tell the user, out of what nurseries wrapped; the group itself where a fault of ours is in it."""
+    if group.split((CommandFailed, OSError))[1] is not None:
+        return group
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error

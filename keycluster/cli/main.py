@@ -9,17 +9,31 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
+from typing import NoReturn
 
 from keycluster.cli import admin_commands, bench_command, data_commands, key_commands, region_commands
 from keycluster.cli.output import CommandFailed, Output
 
 EPILOG = "Each command has its own --help. Every command takes --json for output that machines read."
+INTERRUPTED = 130  # As shells have it: 128 and the number of SIGINT.
+
+
+class _Parser(argparse.ArgumentParser):
+    """Tells a wrong command line in the form that was asked for."""
+
+    asks_for_json = False
+
+    def error(self, message: str) -> NoReturn:
+        Output(json=_Parser.asks_for_json).error(CommandFailed(message, hint=f"see `{self.prog} --help`"))
+        raise SystemExit(2)
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The whole command line."""
-    parser = argparse.ArgumentParser(
-        prog="keycluster", description="A key management service on machines you own.", epilog=EPILOG
+    parser = _Parser(
+        prog="keycluster",
+        description="A key management service on machines you own. To try it: `keycluster dev --dir DIR`.",
+        epilog=EPILOG,
     )
     parser.add_argument("--version", action="version", version=f"keycluster {version('keycluster')}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
@@ -30,17 +44,33 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command. Returns its exit status; argparse exits by itself with 2 (or 0 for --help)."""
-    options = build_parser().parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else arguments
+    _Parser.asks_for_json = "--json" in words
+    options = build_parser().parse_args(words)
     output = Output(json=options.json)
     try:
         options.run(options, output)
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except CommandFailed as failure:
         output.error(failure)
         return 1
     except KeyboardInterrupt:
-        return 130
-    except BrokenPipeError:
-        # Who read our output has gone (`keycluster … | head`): nothing is left to say, nor for Python to flush.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return INTERRUPTED
+    except BaseExceptionGroup as group:  # A nursery wraps Ctrl-C too.
+        if group.split(KeyboardInterrupt)[1] is not None:
+            raise
+        return INTERRUPTED
+    except BrokenPipeError:  # Who read our output has gone (`keycluster … | head`): nothing is left to say.
+        _discard_output()
+        return 1
+    except OSError as error:
+        _discard_output()
+        output.error(CommandFailed(str(error)))
         return 1
     return 0
+
+
+def _discard_output() -> None:
+    """What couldn't be written is not tried again at the end of the process."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -8,9 +8,11 @@ import logging
 import signal
 import sys
 from collections.abc import Callable
+from typing import TextIO
 
 import structlog
 import trio
+from structlog.typing import EventDict, Processor, WrappedLogger
 
 from keycluster.cli.output import CommandFailed
 from keycluster.cluster.invariant import InvariantBroken
@@ -21,7 +23,7 @@ from keycluster.cluster.witness import RolledBack
 from keycluster.node.actors import describe
 from keycluster.node.config import NodeConfig
 from keycluster.node.hardening import Hardening
-from keycluster.node.making import is_unfinished, lock_data
+from keycluster.node.making import holds_node, lock_data
 from keycluster.node.peers import RemovedFromRegion
 from keycluster.node.run import Node, open_stores
 from keycluster.node.seal_source import open_seal
@@ -31,26 +33,40 @@ STOPPED_BY = (StoreError, RolledBack, StateDiverged, RemovedFromRegion, Invarian
 """What a node may end by whose text an operator can use. Anything else is a fault of ours: it shows where."""
 
 
-def set_up_logging(level: str) -> None:
-    """One line an event on stderr, with its time; values that are bytes never get there."""
+def set_up_logging(level: str, file: TextIO | None = None) -> None:
+    """One line an event, with its time, on stderr or in `file`. Local variables never get there, nor do bytes."""
+    file = file or sys.stderr
+    renderer: Processor = structlog.processors.LogfmtRenderer(
+        key_order=["timestamp", "level", "event"], bool_as_flag=False
+    )
+    if file.isatty():  # The default way to print exceptions would show the values of local variables.
+        renderer = structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback)
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.dev.ConsoleRenderer(colors=False)
-            if sys.stderr.isatty()
-            else structlog.processors.LogfmtRenderer(),
+            _without_bytes,
+            *([] if file.isatty() else [structlog.processors.format_exc_info]),
+            renderer,
         ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level.upper())),
-        logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
+        logger_factory=structlog.PrintLoggerFactory(file=file),
         cache_logger_on_first_use=True,
     )
 
 
+def _without_bytes(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
+    """Keys and plaintexts are bytes: should one be handed to a log line by mistake, its length is what is seen."""
+    for name, value in event.items():
+        if isinstance(value, (bytes, bytearray, memoryview)):
+            event[name] = f"<{len(value)} bytes>"
+    return event
+
+
 def open_node(config: NodeConfig, *, world: World, hardening: Hardening) -> tuple[Node, Callable[[], None]]:
     """The node, wired and not yet running, and what closes it. Blocking. Raises CommandFailed."""
-    if is_unfinished(config.data, world.disk):
-        raise CommandFailed(f"{config.data} holds no finished node", hint="run `keycluster init` or `join` again")
+    if not holds_node(config.data, world.disk):
+        raise CommandFailed(f"{config.data} holds no node yet", hint="run `keycluster init`, or `keycluster join`")
     try:
         unlock = lock_data(config.data, world.disk)
     except (FolderInUse, OSError) as error:

@@ -2,9 +2,10 @@
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
+from unicodedata import east_asian_width
 
 import msgspec
 
@@ -38,25 +39,42 @@ class Output:
         if self.json:
             print(json.dumps(_plain(value), indent=2))
             return
-        from rich.console import Console  # Slow to import, and not needed for --json.
-        from rich.table import Table
-
-        table = Table(box=None, header_style="bold", pad_edge=False)
-        for column in columns:
-            table.add_column(column, overflow="fold")
-        for row in rows:
-            table.add_row(*row)
-        Console(highlight=False, markup=False).print(table)
+        for line in _aligned(columns, rows, bold=sys.stdout.isatty()):
+            print(line)
 
     def error(self, failure: CommandFailed) -> None:
         """One line on stderr, and a hint in a second one if there is one."""
-        text = " ".join(failure.message.split())
+        text = printable(" ".join(failure.message.split()))
         if self.json:
             print(json.dumps({"error": text, "code": failure.code}), file=sys.stderr)
             return
-        print(f"keycluster: {failure.code + ': ' if failure.code else ''}{text}", file=sys.stderr)
+        print(f"keycluster: {': '.join(part for part in (failure.code, text) if part)}", file=sys.stderr)
         if failure.hint:
             print(f"  hint: {failure.hint}", file=sys.stderr)
+
+
+def printable(text: str) -> str:
+    """Safe for a terminal and for one line: what callers wrote into descriptions and tags is shown, not obeyed."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _aligned(columns: Sequence[str], rows: Sequence[Sequence[str]], *, bold: bool) -> Iterator[str]:
+    """Columns as wide as their longest cell. Nothing is folded: an ARN must stay in one piece to be copied or cut."""
+    shown = [[printable(cell) for cell in row] for row in rows]
+    widths = [max(map(_width, cells)) for cells in zip(columns, *shown, strict=True)]
+
+    def line(cells: Sequence[str]) -> str:
+        padded = (cell + " " * (width - _width(cell)) for cell, width in zip(cells, widths, strict=True))
+        return "  ".join(padded).rstrip()
+
+    if any(columns):
+        yield f"\x1b[1m{line(columns)}\x1b[0m" if bold else line(columns)
+    yield from map(line, shown)
+
+
+def _width(text: str) -> int:
+    """In a terminal's columns, of which East Asian wide characters take two (Unicode Standard Annex 11)."""
+    return sum(2 if east_asian_width(c) in "WF" else 1 for c in text)
 
 
 def _plain(value: Any) -> Any:
