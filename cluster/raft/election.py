@@ -40,7 +40,7 @@ class Election:
 
     def _may_campaign(self) -> bool:
         m = self._member
-        return m.is_voter and not m.is_stalled and not m.is_installing
+        return m.may_be_needed_as_leader and not m.is_stalled and not m.is_installing
 
     def _campaign_for_pre_vote(self) -> None:
         m = self._member

@@ -80,6 +80,15 @@ class Member:
         return self.membership.is_voter(self.node)
 
     @property
+    def may_be_needed_as_leader(self) -> bool:
+        """A voter, or one until the entry that takes it out is committed (4.2.2).
+
+        It may be the only one that has that entry, so nobody else could win the votes of those who have it. It doesn't
+        count itself then.
+        """
+        return any(membership.is_voter(self.node) for membership in self.memberships.standing)
+
+    @property
     def is_only_voter(self) -> bool:
         """Nobody else can lead, so there is nobody to wait for.
 

@@ -28,6 +28,11 @@ class Trail(Generic[T]):
         """The newest value at or below the commit index: all older ones are forgotten."""
         return self._set[0][1]
 
+    @property
+    def standing(self) -> list[T]:
+        """The committed value and all that may still take its place, oldest first."""
+        return [value for _, value in self._set]
+
     def append(self, index: LogIndex, value: T) -> None:
         self._set.append((index, value))
 

@@ -201,6 +201,46 @@ def test_4_2_2_removed_leader_leads_until_that_is_committed() -> None:
     assert a.core.role is Role.FOLLOWER
 
 
+def test_4_2_2_a_server_that_is_taken_out_campaigns_until_that_is_committed() -> None:
+    """It may be the only one with the entry: the others, with shorter logs, can't win against it, so it is needed.
+    Without this a region of two could stand still for ever when one is taken out."""
+    region = Region(("a", "b"))
+    a = region.elect("a")
+    a.change(membership("b"))
+    region.settle()
+    a.leave_joint()
+    a.work()
+    region.letters.clear()
+    a.crash()
+    a.start()
+    region.run(3_000)
+    b = region["b"]
+    assert b.core.committed_membership == membership("b")
+    assert b.core.role is Role.LEADER
+    assert a.core.role is Role.FOLLOWER
+    term = b.core.term
+    region.run(3_000)
+    assert b.core.term == term
+
+
+def test_4_2_2_own_vote_doesnt_count_outside_the_membership() -> None:
+    """Else a server that is being taken out could lead on its word alone."""
+    region, a = alone()
+    joint, without = membership("bc", outgoing="abc"), membership("bc")
+    a.receive(B, append(1, (0, 0), membership_entry(1, 1, joint), membership_entry(2, 1, without), commit=1))
+    a.work()
+    region.time = a.core._member.election_due
+    a.tick()
+    a.receive(B, VoteReply(Term(2), pre=True, granted=True))
+    assert a.core.role is Role.PRE_CANDIDATE
+    a.receive(C, VoteReply(Term(2), pre=True, granted=True))
+    a.work()
+    a.receive(B, VoteReply(Term(2), pre=False, granted=True))
+    assert a.core.role is Role.CANDIDATE
+    a.receive(C, VoteReply(Term(2), pre=False, granted=True))
+    assert a.core.role is Role.LEADER
+
+
 def test_4_2_2_demoted_leader_steps_down() -> None:
     """A leader that becomes a learner doesn't lead any more."""
     region, a = led_region()
