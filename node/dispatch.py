@@ -26,7 +26,7 @@ from keycluster.cluster.keys.commands import Caller, encode_command, hash_parame
 from keycluster.cluster.store.errors import StoreError
 from keycluster.cluster.wire.errors import KmsError, KMSInternalException, UnrecognizedClientException
 from keycluster.cluster.wire.strict import StrictDecoder
-from keycluster.node.gate import Answer
+from keycluster.node.gate import Answer, without_trace
 from keycluster.node.operations.table import OPERATIONS, Operation, Plane
 from keycluster.node.room import Credential, Room
 
@@ -185,7 +185,7 @@ def _refusal(call: Call, error: Exception) -> KmsError:
     """What the caller is told. A fault of ours must not take the node down with it, so it is answered and logged: by
     its type and place alone, since its text may hold what was being worked on."""
     if isinstance(error, KmsError):
-        return error
+        return without_trace(error)
     if isinstance(error, NODE_STOPS_ON):
         raise error
     place = error.__traceback__

@@ -14,8 +14,11 @@ from keycluster.cluster.keys.commands import Caller
 from keycluster.cluster.wire.errors import KmsError
 
 
-class Answer(msgspec.Struct, frozen=True, gc=False):
-    """What one request came to: `response` or `error` is set, never both."""
+class Answer(msgspec.Struct, frozen=True):
+    """What one request came to: `response` or `error` is set, never both.
+
+    Never made invisible to the garbage collector (`gc=False`): an error may lead back to what holds the answer.
+    """
 
     number: int
     """The request's, as its door counts."""
@@ -25,6 +28,17 @@ class Answer(msgspec.Struct, frozen=True, gc=False):
     """None where nobody was recognised."""
     response: msgspec.Struct | None
     error: KmsError | None
+
+
+def without_trace(error: KmsError) -> KmsError:
+    """An error on its way out, without where it came from.
+
+    A traceback holds the frames that it passed and all that they worked on: the request, and the list that this very
+    answer stands in. Such a circle stays in memory until the garbage collector comes by; a client that sends large
+    requests to be refused would fill it faster than that.
+    """
+    error.__traceback__ = error.__context__ = error.__cause__ = None
+    return error
 
 
 Released = NewType("Released", Sequence[Answer])

@@ -42,7 +42,7 @@ from keycluster.node.doors.limits import (
     Unfinished,
     host_of,
 )
-from keycluster.node.gate import Answer, Gate, Released
+from keycluster.node.gate import Answer, Gate, Released, without_trace
 from keycluster.node.room import Credential, Room
 from keycluster.node.sigv4 import SignedRequest, Verifier
 
@@ -184,7 +184,7 @@ class _Connection:
             deadline = trio.current_time() + self._limits.http_deadline_seconds
             return await self._wait(Waiting(call, caller, typed, number, deadline, _request_id_of(signed, call)))
         except KmsError as error:
-            return Answer(number, operation, caller, None, error)
+            return Answer(number, operation, caller, None, without_trace(error))
 
     def _authenticate(self, signed: SignedRequest, *, serving: bool) -> Credential:
         now = self._door.room.consensus.cluster_time()

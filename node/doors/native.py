@@ -53,7 +53,7 @@ from keycluster.node.doors.limits import (
     host_of,
 )
 from keycluster.node.doors.login import LogIn
-from keycluster.node.gate import Answer, Gate, Released
+from keycluster.node.gate import Answer, Gate, Released, without_trace
 from keycluster.node.room import Credential, Room
 
 CONNECTION = 0
@@ -250,7 +250,7 @@ class _Connection:
                         self._start(call, caller, typed, request)
                         continue
                 except KmsError as error:
-                    answers.append(Answer(request.id, request.operation, caller, None, error))
+                    answers.append(Answer(request.id, request.operation, caller, None, without_trace(error)))
                     continue
                 answers.append(dispatch.answer_now(call, caller, typed, number=request.id, serving=serving))
         return answers
