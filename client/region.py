@@ -6,7 +6,7 @@
 - Retrying is safe: reads and the data plane change nothing; a change carries the same request id each time, by which
   the region makes it once (security.md, 7).
 - A refusal that is no "try elsewhere" is raised as it is. At the deadline the last refusal is raised, if any; but
-  where a change was sent and not answered, that nobody knows whether it was made.
+  where a change was sent and not answered, or a node says that it may be made yet, that nobody knows whether it was.
 """
 
 import os
@@ -60,7 +60,7 @@ class _Tries:
         self.failed_at: list[KnownNode] = []  # Since the last time that all had been tried.
         self.pause_seconds = 0.0
         self.was_throttled = False
-        self.unanswered = False  # It was sent to a node that never answered it.
+        self.unanswered = False  # It was sent to a node that never answered it, or doesn't know what became of it.
         self.last_error: KmsError | None = None
 
 
@@ -167,6 +167,7 @@ class Region:
         if not failure.retryable:
             raise refusal
         tries.last_error = refusal
+        tries.unanswered |= refusal.may_be_made
         if isinstance(refusal, ThrottlingException):
             tries.was_throttled = True
         else:

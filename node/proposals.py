@@ -158,6 +158,7 @@ class Proposals:
 
     async def _propose_until_done(self, command: bytes) -> Outcome:
         pause = TRY_AGAIN_FIRST_S
+        may_be_made = False  # Then "throttled" would be a lie: it promises that nothing was changed.
         while True:
             leader, moved = self._replica.core.leader, self._leadership_moved
             if leader is None:
@@ -166,8 +167,9 @@ class Proposals:
             result = await (self._propose_here(command) if leader == self._node else self._forward(leader, command))
             if isinstance(result, Outcome):
                 return result
-            if result is Setback.THROTTLED:
+            if result is Setback.THROTTLED and not may_be_made:
                 raise ThrottlingException(THROTTLED_TEXT)
+            may_be_made |= result is Setback.MOVED
             with trio.move_on_after(pause):
                 await moved.wait()
                 pause = TRY_AGAIN_FIRST_S / 2

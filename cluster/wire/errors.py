@@ -15,12 +15,15 @@ from typing import ClassVar
 class KmsError(Exception):
     """An operation's refusal. `code` is what AWS calls it; `status` is the HTTP status of the AWS door.
 
-    `retryable` says that nothing was changed and the same request may be tried at another node at once.
+    `retryable` says that the same request may be tried at another node at once; a change under the same request id, by
+    which the region makes it once. `may_be_made` says what is known of that change until then.
     """
 
     code: ClassVar[str] = "KMSInternalException"
     status: ClassVar[int] = 400
     retryable: ClassVar[bool] = False
+    may_be_made: ClassVar[bool] = False
+    """Of a change: it may have been made, or may be made yet. All others promise that nothing was changed."""
 
     def __init__(self, message: str = "", *, detail: str = "") -> None:
         super().__init__(message)
@@ -146,7 +149,7 @@ class IdempotentParameterMismatchException(KmsError):
 
 
 class ThrottlingException(KmsError):
-    """A limit of this node or account was reached: try again later, or elsewhere."""
+    """A limit of this node or account was reached, and nothing was changed: try again later, or elsewhere."""
 
     code = "ThrottlingException"
     retryable = True
@@ -161,19 +164,22 @@ class KeyUnavailableException(KmsError):
 
 
 class DependencyTimeoutException(KmsError):
-    """As KeyUnavailableException, for operations whose model doesn't list that one; also a write past its deadline."""
+    """As KeyUnavailableException, for operations whose model doesn't list that one; also a write past its deadline,
+    which may be in the log by then: nobody knows whether it was made."""
 
     code = "DependencyTimeoutException"
     status = 500
     retryable = True
+    may_be_made = True
 
 
 class KMSInternalException(KmsError):
-    """As KeyUnavailableException, for operations whose model lists neither of the other two; also a fault of ours."""
+    """As DependencyTimeoutException, for operations whose model lists neither of the other two; also a fault of ours."""
 
     code = "KMSInternalException"
     status = 500
     retryable = True
+    may_be_made = True
 
 
 def _subclasses(of: type[KmsError]) -> list[type[KmsError]]:

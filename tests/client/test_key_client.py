@@ -315,6 +315,21 @@ def test_throttled_call_is_tried_later(run, region_of):
     run(body)
 
 
+def test_change_whose_fate_a_node_does_not_know_is_not_called_throttled(run, region_of):
+    """A node says "not in time: it may be made yet", the next one is full: the caller learns that nobody knows."""
+
+    async def body():
+        async with region_of(2) as region, region.client() as client:
+            region.nodes[0].handler = lambda request: errors.DependencyTimeoutException("not in time")
+            region.nodes[1].handler = lambda request: errors.ThrottlingException("slow down")
+            with pytest.raises(errors.DeadlineExceeded, match="may have been made"):
+                await client.create_key(timeout=0.2)
+            with pytest.raises(errors.KmsError):
+                await client.describe_key(key_id="k", timeout=0.2)
+
+    run(body)
+
+
 def test_throttled_call_pauses_before_it_goes_elsewhere(run, region_of, monkeypatch):
     """Overload is no reason to hurry to the next node: that one gets the call after a pause."""
 

@@ -302,6 +302,23 @@ async def test_a_throttled_reply_throttles_the_caller(bench: Bench, nursery: tri
     assert isinstance(bench.results[b"a"], ThrottlingException)
 
 
+async def test_a_full_leader_hides_no_change_that_may_be_made(bench: Bench, nursery: trio.Nursery) -> None:
+    """Once a leader may have it in its log, "throttled" (nothing was changed) is no answer: it is tried on."""
+    bench.lead(N2, 2)
+    nursery.start_soon(bench.propose, b"a")
+    await trio.testing.wait_all_tasks_blocked()
+    bench.lead(N3, 3)
+    await trio.testing.wait_all_tasks_blocked()
+    bench.proposals.take_reply(N3, ForwardReply(bench.forwards[-1][1].number, None, throttled=True))
+    with trio.fail_after(FORWARD_AGAIN_S / 2):
+        while len(bench.forwards) < 3:
+            assert bench.results == {}
+            await trio.testing.wait_all_tasks_blocked(0.01)
+    bench.proposals.take_reply(N3, ForwardReply(bench.forwards[-1][1].number, DONE))
+    await trio.testing.wait_all_tasks_blocked()
+    assert bench.results == {b"a": DONE}
+
+
 @pytest.mark.parametrize("leader", [None, ME, N2])
 async def test_callers_beyond_the_limit_are_throttled(
     bench: Bench, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch, leader: NodeId | None
