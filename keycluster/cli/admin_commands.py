@@ -9,7 +9,14 @@ from typing import Any
 import trio
 
 from keycluster import Endpoints, KeyClient, NodeAddress, errors
-from keycluster.cli.connection import add_connection_options, endpoints_file, read_region, region_names, with_client
+from keycluster.cli.connection import (
+    add_connection_options,
+    client_for,
+    endpoints_file,
+    read_region,
+    region_names,
+    with_client,
+)
 from keycluster.cli.output import CommandFailed, Output, printable, when
 from keycluster.cluster.wire.admin import NodeStatusResponse
 
@@ -96,11 +103,11 @@ async def _ask_all(regions: list[Endpoints], seconds_max: float) -> dict[str, di
 
     async def ask(region: Endpoints, address: NodeAddress) -> None:
         try:
-            async with KeyClient(replace(region, nodes=(address,)), timeout=seconds_max) as client:
+            async with client_for(replace(region, nodes=(address,)), seconds_max) as client:
                 answer = NodeAnswer(await client.node_status(), None)
         except errors.KmsError as refusal:
             answer = NodeAnswer(None, f"{refusal.code}: {refusal.message}")
-        except (errors.KeyClientError, OSError) as error:  # OSError: the CA's file can't be read.
+        except (errors.KeyClientError, CommandFailed) as error:
             answer = NodeAnswer(None, str(error))
         answers[region.region][address.node] = answer
 

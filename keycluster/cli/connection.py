@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import ssl
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TypeVar
@@ -74,12 +75,21 @@ def region_names(path: Path) -> list[str]:
     return list(msgspec.json.decode(path.read_bytes())["regions"])
 
 
+def client_for(endpoints: Endpoints, seconds_max: float) -> KeyClient:
+    """A client that is still to be entered. Raises CommandFailed if the CA's file is none."""
+    try:
+        return KeyClient(endpoints, timeout=seconds_max)
+    except OSError as error:  # The system doesn't say which file it was, and of a malformed one next to nothing.
+        reason = "no certificate is in it" if isinstance(error, ssl.SSLError) else error.strerror
+        raise CommandFailed(f"{endpoints.ca_file}: {reason}") from None
+
+
 def with_client(options: argparse.Namespace, act: Callable[[KeyClient], Awaitable[T]]) -> T:
     """Runs `act` with a connected client. What can go wrong becomes CommandFailed."""
-    endpoints = read_region(endpoints_file(options), options.region)
+    region = client_for(read_region(endpoints_file(options), options.region), options.timeout)
 
     async def run() -> T:
-        async with KeyClient(endpoints, timeout=options.timeout) as client:
+        async with region as client:
             return await act(client)
 
     try:

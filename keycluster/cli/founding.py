@@ -37,8 +37,8 @@ def init_region(config: NodeConfig, *, account: str, endpoints: Path, world: Wor
     node = EndpointNode.of(config, pid=None)
     ca_file = endpoints.with_suffix(".ca.pem").absolute()
     begun = _begun(endpoints, Endpoints({config.region: [node]}, account, "", "", str(ca_file)))
+    access_key = begun or generate_access_key(world.entropy)
     try:
-        access_key = begun or generate_access_key(world.entropy)
         check_access_key(AccountId(account), access_key)
         if begun is None:
             _check_unused(config, world)
@@ -52,9 +52,12 @@ def init_region(config: NodeConfig, *, account: str, endpoints: Path, world: Wor
                     ca_file=str(ca_file),
                 ),
             )
-        write_private(ca_file, to_pem(_client_ca(config, account, access_key, world)))
-    except (FolderTaken, SealError, AccessKeyUnfit, ConfigError) as error:
+        client_ca = _client_ca(config, account, access_key, world)
+    except (FolderTaken, SealError, AccessKeyUnfit, ConfigError, OSError) as error:
+        if begun is None:  # No region was founded that would know this key.
+            endpoints.unlink(missing_ok=True)
         raise CommandFailed(str(error)) from None
+    write_private(ca_file, to_pem(client_ca))
 
 
 def _begun(path: Path, wanted: Endpoints) -> AccessKeySecret | None:
