@@ -184,8 +184,11 @@ class _OnceStatus:
 
 
 def describe(error: BaseException) -> str:
-    """One line for the log: types and messages of an exception and of what an exception group holds, no traceback."""
+    """One line for the log: types and messages of an exception and of what an exception group holds, no traceback.
+
+    What several tasks found at the same time is said once.
+    """
     if isinstance(error, BaseExceptionGroup):
-        return "; ".join(describe(inner) for inner in error.exceptions)
+        return "; ".join(dict.fromkeys(describe(inner) for inner in error.exceptions))
     text = str(error).replace("\n", " ")
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

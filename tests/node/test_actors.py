@@ -132,6 +132,14 @@ def test_describe_is_one_line_without_a_traceback() -> None:
     assert describe(group) == "ValueError: a b; KeyError: 'c'; OSError"
 
 
+def test_describe_says_once_what_two_tasks_found() -> None:
+    """A node that two peers told of its roll-back stops with one line, not with the same one twice."""
+    assert (
+        describe(ExceptionGroup("", [ValueError("a"), KeyError("b"), ValueError("a")]))
+        == "ValueError: a; KeyError: 'b'"
+    )
+
+
 @pytest.mark.parametrize("inside_a_group", [False, True])
 async def test_supervisor_restarts_nobody_after_a_fatal_failure(
     autojump_clock: trio.testing.MockClock, inside_a_group: bool
