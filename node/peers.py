@@ -20,6 +20,7 @@ from typing import Protocol
 import structlog
 import trio
 
+from keycluster.cluster.peer_messages import PeerMessage, encode_peer_message
 from keycluster.cluster.seams import AddressReport, ByteStream, DialError, Entropy, Network, TlsIdentity
 from keycluster.cluster.types import LogIndex, NodeId, Term
 from keycluster.node.peer_link import (
@@ -27,11 +28,9 @@ from keycluster.node.peer_link import (
     Farewell,
     FrameReader,
     Hello,
-    NodeMessage,
     PeerProtocolError,
     decode_messages,
     decode_opening,
-    encode_message,
     encode_opening,
     frame_of,
 )
@@ -76,7 +75,7 @@ class MemberDirectory(Protocol):
 class PeerReceiver(Protocol):
     """Whom the messages are for."""
 
-    def receive(self, sender: NodeId, messages: Sequence[NodeMessage]) -> None: ...
+    def receive(self, sender: NodeId, messages: Sequence[PeerMessage]) -> None: ...
 
     def known_of(self, peer: NodeId) -> tuple[Term, LogIndex] | None: ...
 
@@ -166,12 +165,12 @@ class Peers:
         """Says whom messages are for; before `run`."""
         self._receiver = receiver
 
-    def send(self, peer: NodeId, message: NodeMessage) -> bool:
+    def send(self, peer: NodeId, message: PeerMessage) -> bool:
         """Queues a message. False if it was dropped: there is no such peer, no stream, or no room."""
         outbox = self._outboxes.get(peer)
         if outbox is None or not outbox.connected:
             return False
-        return outbox.put(encode_message(message))
+        return outbox.put(encode_peer_message(message))
 
     def connected(self) -> list[NodeId]:
         """Peers we have a stream to, sorted."""

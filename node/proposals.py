@@ -17,6 +17,7 @@ import trio
 
 from keycluster.cluster.cluster_time import NoClusterTime
 from keycluster.cluster.keys.commands import Outcome
+from keycluster.cluster.peer_messages import Forward, ForwardReply
 from keycluster.cluster.raft.errors import HandingOver, NotLeader, ProposalsFull
 from keycluster.cluster.raft.messages import Entry
 from keycluster.cluster.replica import Replica
@@ -25,7 +26,6 @@ from keycluster.cluster.store.state import StateView
 from keycluster.cluster.types import ClusterTime, LogIndex, NodeId, Term
 from keycluster.cluster.wire.errors import ThrottlingException
 from keycluster.node.actors import Ask, Mailbox, MailboxFull
-from keycluster.node.peer_link import Forward, ForwardReply
 from keycluster.node.raft_driver import Touched
 
 WAITING_MAX = 4096  # This node's commands under way, and a leader's in its log; beyond it callers are throttled.

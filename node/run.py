@@ -20,7 +20,7 @@ from keycluster.cluster.keys.apply import apply_entry
 from keycluster.cluster.keys.commands import Outcome, stamp
 from keycluster.cluster.keys.records import Table
 from keycluster.cluster.leases.messages import LeaseAsk
-from keycluster.cluster.peer_messages import ReplicaMessage
+from keycluster.cluster.peer_messages import Forward, ForwardReply, PeerMessage, ReplicaMessage
 from keycluster.cluster.raft.config import RaftConfig
 from keycluster.cluster.raft.core import RaftCore
 from keycluster.cluster.raft.errors import RaftError
@@ -46,7 +46,6 @@ from keycluster.node.maintenance import Maintenance
 from keycluster.node.making import LOG_FOLDER, STATE_FOLDER
 from keycluster.node.membership import Directory, MembershipActor
 from keycluster.node.operations.admin import AdminHandlers, best_successor
-from keycluster.node.peer_link import Forward, ForwardReply, NodeMessage
 from keycluster.node.peers import Peer, Peers
 from keycluster.node.proposals import Proposals
 from keycluster.node.raft_driver import RaftDriver, Stores, newest_stamp
@@ -166,7 +165,7 @@ class Node:
 
     # What peers say (`PeerReceiver`).
 
-    def receive(self, sender: NodeId, messages: Sequence[NodeMessage]) -> None:
+    def receive(self, sender: NodeId, messages: Sequence[PeerMessage]) -> None:
         of_replica: list[ReplicaMessage] = []
         for message in messages:
             if isinstance(message, Forward):

@@ -15,9 +15,10 @@ from keycluster.cluster.types import LogIndex, NodeId, Term
 
 ENTRY_BYTES_OVERHEAD = 32  # What an entry costs beside its payload: counted, so that empty entries are bounded too.
 
-Index: TypeAlias = Annotated[LogIndex, msgspec.Meta(ge=0)]
-TermNumber: TypeAlias = Annotated[Term, msgspec.Meta(ge=0)]
-Count: TypeAlias = Annotated[int, msgspec.Meta(ge=0)]
+NUMBER_MAX = 2**62  # No region gets there, and one step more still fits wherever a number is stored (SQLite: 63 bits).
+Index: TypeAlias = Annotated[LogIndex, msgspec.Meta(ge=0, le=NUMBER_MAX)]
+TermNumber: TypeAlias = Annotated[Term, msgspec.Meta(ge=0, le=NUMBER_MAX)]
+Count: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 
 
 class EntryKind(IntEnum):

@@ -14,9 +14,17 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
+from typing import cast
 
 from keycluster.cluster.invariant import InvariantBroken, require
-from keycluster.cluster.peer_messages import ReplicaMessage, decode_peer_message, encode_peer_message
+from keycluster.cluster.peer_messages import (
+    Forward,
+    ForwardReply,
+    ReplicaMessage,
+    array_of,
+    decode_peer_messages,
+    encode_peer_message,
+)
 from keycluster.cluster.raft.config import RaftConfig
 from keycluster.cluster.raft.messages import Membership, SnapshotMeta
 from keycluster.cluster.raft.ready import SnapshotRead
@@ -345,7 +353,7 @@ class World:
         further = self.meddle(machine.node, receiver, message)
         if target is None or further is None:
             return
-        encoded = encode_peer_message(message)
+        encoded = array_of([encode_peer_message(message)])
         sender = machine.node
 
         def arrive() -> None:
@@ -353,7 +361,7 @@ class World:
                 stops = target.replica is not None and self.stops_before_output(target, sender, message)
                 self.feed(
                     target,
-                    lambda m, now: m.replica.receive(sender, decode_peer_message(encoded), now, target.wall(self.t)),
+                    lambda m, now: m.replica.receive(sender, _decode(encoded), now, target.wall(self.t)),
                     pause_before_output=stops,
                 )
 
@@ -446,3 +454,10 @@ def offer_snapshot(peer: NodeId, member: Member, now: Instant) -> None:
 
 def read_snapshot(read: SnapshotRead, member: Member, now: Instant) -> None:
     member.read_snapshot(read, now, size=SNAPSHOT_BYTES)
+
+
+def _decode(encoded: bytes) -> ReplicaMessage:
+    """As a node does; replicas in here forward nothing."""
+    [message] = decode_peer_messages(encoded)
+    require(not isinstance(message, Forward | ForwardReply), "a replica sent a forwarded command")
+    return cast(ReplicaMessage, message)

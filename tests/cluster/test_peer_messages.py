@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from keycluster.cluster.keys.commands import Outcome
 from keycluster.cluster.leases.messages import (
-    INTEGER_MAX,
     NONCE_BYTES,
     AppliedReport,
     LeaseAnswer,
@@ -17,13 +17,16 @@ from keycluster.cluster.leases.messages import (
     SettledNotice,
 )
 from keycluster.cluster.peer_messages import (
-    MESSAGE_BYTES_MAX,
+    Forward,
+    ForwardReply,
+    PeerMessage,
     PeerMessageMalformed,
-    ReplicaMessage,
-    decode_peer_message,
+    array_of,
+    decode_peer_messages,
     encode_peer_message,
 )
 from keycluster.cluster.raft.messages import (
+    NUMBER_MAX,
     AppendEntries,
     AppendReply,
     Entry,
@@ -38,16 +41,26 @@ from keycluster.cluster.raft.messages import (
     TimeoutNow,
     VoteReply,
     VoteRequest,
+    encode_membership_entry,
 )
-from keycluster.cluster.types import NodeId
+from keycluster.cluster.types import LogIndex, NodeId, Term
 from keycluster.cluster.witness import MEMBERS_MAX, Witness
 
-numbers: Any = st.integers(0, INTEGER_MAX)
+MEMBERSHIP = encode_membership_entry(Membership((NodeId("a"), NodeId("b"))))
+numbers: Any = st.integers(0, NUMBER_MAX)
 nodes: Any = st.text(min_size=1, max_size=128).map(NodeId)
 node_tuples = st.lists(nodes, max_size=4, unique=True).map(lambda ids: tuple(sorted(ids)))
 memberships = st.builds(Membership, node_tuples, node_tuples, node_tuples, node_tuples)
 metas = st.builds(SnapshotMeta, numbers, numbers, memberships, st.none() | nodes)
-entries = st.builds(Entry, numbers, numbers, st.sampled_from(EntryKind), st.binary(max_size=50))
+entries = st.one_of(
+    st.builds(Entry, numbers, numbers, st.just(EntryKind.COMMAND), st.binary(max_size=50)),
+    st.builds(Entry, numbers, numbers, st.just(EntryKind.LEADER), nodes.map(str.encode)),
+    st.builds(Entry, numbers, numbers, st.just(EntryKind.MEMBERSHIP), st.just(MEMBERSHIP)),
+)
+texts = st.text(max_size=20)
+outcomes = st.builds(Outcome, st.none() | st.binary(max_size=20), st.none() | texts, texts)
+    Outcome, st.none() | st.binary(max_size=20), st.none() | st.text(max_size=20), st.text(max_size=20)
+)
 nonces = st.binary(min_size=NONCE_BYTES, max_size=NONCE_BYTES)
 
 MESSAGES: dict[type, st.SearchStrategy[Any]] = {
@@ -78,13 +91,21 @@ MESSAGES: dict[type, st.SearchStrategy[Any]] = {
     AppliedReport: st.builds(AppliedReport, numbers, numbers, numbers),
     SettledNotice: st.builds(SettledNotice, numbers, numbers),
     Witness: st.builds(Witness, numbers, st.lists(st.tuples(nodes, numbers, numbers), max_size=5).map(tuple)),
+    Forward: st.builds(Forward, numbers, st.binary(max_size=50)),
+    ForwardReply: st.builds(ForwardReply, numbers, st.none() | outcomes, st.booleans()),
 }
 messages = st.one_of(*MESSAGES.values())
 
 
+def decode_peer_message(encoded: bytes | bytearray) -> PeerMessage:
+    """One that came alone."""
+    [message] = decode_peer_messages(array_of([bytes(encoded)]))
+    return message
+
+
 def test_every_message_has_a_strategy() -> None:
     """A new kind of message can't be forgotten here."""
-    assert set(MESSAGES) == set(get_args(ReplicaMessage))
+    assert set(MESSAGES) == set(get_args(PeerMessage))
 
 
 def test_tags_are_unique() -> None:
@@ -94,13 +115,13 @@ def test_tags_are_unique() -> None:
 
 
 @given(messages)
-def test_message_survives_the_wire(message: ReplicaMessage) -> None:
+def test_message_survives_the_wire(message: PeerMessage) -> None:
     """What is sent is what arrives."""
     assert decode_peer_message(encode_peer_message(message)) == message
 
 
 @given(messages, st.data())
-def test_cut_or_lengthened_message_is_malformed(message: ReplicaMessage, data: st.DataObject) -> None:
+def test_cut_or_lengthened_message_is_malformed(message: PeerMessage, data: st.DataObject) -> None:
     """No prefix of a message is one, nor a message with something behind it."""
     encoded = encode_peer_message(message)
     for changed in (encoded[: data.draw(st.integers(0, len(encoded) - 1))], encoded + b"\x00"):
@@ -109,7 +130,7 @@ def test_cut_or_lengthened_message_is_malformed(message: ReplicaMessage, data: s
 
 
 @given(messages, st.data())
-def test_field_of_a_wrong_type_is_malformed(message: ReplicaMessage, data: st.DataObject) -> None:
+def test_field_of_a_wrong_type_is_malformed(message: PeerMessage, data: st.DataObject) -> None:
     """A map in any field's place is refused, and so is one field too many or one too few."""
     fields = msgpack.unpackb(encode_peer_message(message))
     place = data.draw(st.integers(0, len(fields) - 1))
@@ -129,7 +150,7 @@ def test_garbage_is_malformed_or_a_message(garbage: bytes) -> None:
 
 
 @given(messages, st.data())
-def test_flipped_bytes_are_malformed_or_a_message(message: ReplicaMessage, data: st.DataObject) -> None:
+def test_flipped_bytes_are_malformed_or_a_message(message: PeerMessage, data: st.DataObject) -> None:
     """A changed byte never raises anything else, and never makes a number out of its range."""
     encoded = bytearray(encode_peer_message(message))
     for _ in range(data.draw(st.integers(1, 4))):
@@ -138,7 +159,7 @@ def test_flipped_bytes_are_malformed_or_a_message(message: ReplicaMessage, data:
         changed = decode_peer_message(encoded)
     except PeerMessageMalformed:
         return
-    assert changed.term >= 0
+    assert isinstance(changed, Forward | ForwardReply) or 0 <= changed.term < 2**63
 
 
 @pytest.mark.parametrize(
@@ -188,10 +209,33 @@ def test_claimed_lengths_and_depth_cost_nothing(encoded: bytes) -> None:
         decode_peer_message(encoded)
 
 
-def test_message_above_the_bound_is_malformed() -> None:
-    """Before any of it is looked at."""
-    with pytest.raises(PeerMessageMalformed, match="allowed"):
-        decode_peer_message(bytes(MESSAGE_BYTES_MAX + 1))
+@given(st.lists(messages, max_size=5))
+def test_messages_of_one_array_come_in_order(sent: list[PeerMessage]) -> None:
+    """Many in one frame are as many alone."""
+    assert decode_peer_messages(array_of([encode_peer_message(message) for message in sent])) == sent
+
+
+@pytest.mark.parametrize(
+    ("kind", "payload"),
+    [
+        (EntryKind.MEMBERSHIP, b"no membership"),
+        (EntryKind.MEMBERSHIP, encode_membership_entry(Membership((NodeId("b"), NodeId("a"))))),
+        (EntryKind.LEADER, b"\xff"),
+    ],
+)
+def test_entry_that_consensus_can_not_read_is_malformed(kind: EntryKind, payload: bytes) -> None:
+    """It would otherwise end the Raft core half-way through an append."""
+    append = AppendEntries(Term(1), 1, LogIndex(0), Term(0), LogIndex(0), (Entry(Term(1), LogIndex(1), kind, payload),))
+    with pytest.raises(PeerMessageMalformed):
+        decode_peer_message(encode_peer_message(append))
+
+
+@pytest.mark.parametrize("number", [2**62 + 1, 2**63, 2**64 - 1])
+def test_raft_number_that_no_store_takes_is_malformed(number: int) -> None:
+    """Terms and indexes are stored by SQLite, and counted on from."""
+    for message in (TimeoutNow(Term(number)), AppendReply(Term(1), 1, LogIndex(number))):
+        with pytest.raises(PeerMessageMalformed):
+            decode_peer_message(encode_peer_message(message))
 
 
 def test_error_has_no_content_of_the_message() -> None:

@@ -8,25 +8,22 @@ from hypothesis import strategies as st
 
 from keycluster.cluster.keys.commands import Outcome
 from keycluster.cluster.leases.messages import AppliedReport
+from keycluster.cluster.peer_messages import Forward, ForwardReply, PeerMessage, encode_peer_message
 from keycluster.cluster.raft.messages import AppendEntries, Entry, EntryKind
 from keycluster.cluster.types import LogIndex, NodeId, Term
 from keycluster.node.peer_link import (
     LENGTH_BYTES,
     PEER_PROTOCOL_VERSION,
     Farewell,
-    Forward,
-    ForwardReply,
     Hello,
-    NodeMessage,
     PeerProtocolError,
     decode_messages,
     decode_opening,
-    encode_message,
     encode_opening,
     frame_of,
 )
 
-MESSAGES: list[NodeMessage] = [
+MESSAGES: list[PeerMessage] = [
     Forward(7, b"command"),
     ForwardReply(7, Outcome(ok=b"\x80")),
     ForwardReply(8, None, throttled=True),
@@ -44,7 +41,7 @@ def body_of(frame: bytes) -> bytes:
 
 def test_frame_round_trip_of_every_kind() -> None:
     """What one member encodes the other decodes, in order."""
-    frame = frame_of([encode_message(message) for message in MESSAGES])
+    frame = frame_of([encode_peer_message(message) for message in MESSAGES])
     assert decode_messages(body_of(frame)) == MESSAGES
 
 
@@ -60,7 +57,7 @@ def test_garbage_is_a_protocol_error(body: bytes) -> None:
 @given(st.data())
 def test_a_changed_frame_never_escapes_as_another_error(data: st.DataObject) -> None:
     """Flipped bits and cut ends of a real frame: messages or PeerProtocolError."""
-    body = bytearray(body_of(frame_of([encode_message(message) for message in MESSAGES])))
+    body = bytearray(body_of(frame_of([encode_peer_message(message) for message in MESSAGES])))
     position = data.draw(st.integers(0, len(body) - 1))
     body[position] ^= 1 << data.draw(st.integers(0, 7))
     with contextlib.suppress(PeerProtocolError):

@@ -9,6 +9,7 @@ import trio.testing
 
 from keycluster.cluster.invariant import InvariantBroken
 from keycluster.cluster.leases.messages import AppliedReport
+from keycluster.cluster.peer_messages import Forward, PeerMessage, encode_peer_message
 from keycluster.cluster.raft.messages import AppendEntries, Entry, EntryKind, TimeoutNow
 from keycluster.cluster.seams import ByteStream
 from keycluster.cluster.types import LogIndex, NodeId, Term
@@ -20,13 +21,10 @@ from keycluster.node.peer_link import (
     PEER_FRAME_BYTES_MAX,
     PEER_PROTOCOL_VERSION,
     Farewell,
-    Forward,
     FrameReader,
     Hello,
-    NodeMessage,
     Opening,
     decode_opening,
-    encode_message,
     encode_opening,
     frame_of,
 )
@@ -54,7 +52,7 @@ class Member:
         [self.address] = free_addresses(1)
         self.known: dict[NodeId, Peer] = {}
         self.removed = False
-        self.received: list[tuple[NodeId, NodeMessage]] = []
+        self.received: list[tuple[NodeId, PeerMessage]] = []
         self.lost: list[NodeId] = []
         self.told: list[tuple[Term, LogIndex] | None] = []
         self.refuses: Exception | None = None
@@ -77,7 +75,7 @@ class Member:
 
     # PeerReceiver
 
-    def receive(self, sender: NodeId, messages: Sequence[NodeMessage]) -> None:
+    def receive(self, sender: NodeId, messages: Sequence[PeerMessage]) -> None:
         self.received += [(sender, message) for message in messages]
         self._move()
 
@@ -183,7 +181,7 @@ async def test_another_members_name_is_refused(parties: Parties, speaks_as: str)
     b.knows(a, c)
     async with running(b):
         stream = await dial(parties, a, b)
-        await stream.send_all(hello(speaks_as) + frame_of([encode_message(REPORT)]))
+        await stream.send_all(hello(speaks_as) + frame_of([encode_peer_message(REPORT)]))
         assert await is_closed(stream)
         assert b.received == []
 
@@ -231,7 +229,7 @@ async def test_a_rolled_back_node_ends(parties: Parties) -> None:
 def membership_entry(payload: bytes, kind: EntryKind = EntryKind.MEMBERSHIP) -> bytes:
     entry = Entry(Term(1), LogIndex(1), kind, payload)
     append = AppendEntries(Term(1), 1, LogIndex(0), Term(0), LogIndex(0), (entry,))
-    return frame_of([encode_message(append)])
+    return frame_of([encode_peer_message(append)])
 
 
 @pytest.mark.parametrize(
@@ -242,7 +240,7 @@ def membership_entry(payload: bytes, kind: EntryKind = EntryKind.MEMBERSHIP) -> 
         frame_of([b"\x92\x01\x02"]),
         membership_entry(b"no membership"),
         membership_entry(b"\xff", EntryKind.LEADER),
-        frame_of([encode_message(TimeoutNow(Term(2**63)))]),
+        frame_of([encode_peer_message(TimeoutNow(Term(2**63)))]),
         b"\x00\x00\x01\x00half a frame",
     ],
     ids=["no msgpack", "too large", "no message", "bad membership", "bad leader", "term beyond all", "cut off"],
@@ -257,7 +255,7 @@ async def test_garbage_closes_its_stream_and_nothing_else(parties: Parties, garb
         assert isinstance(await answer_of(other), Hello)
         for _ in range(2):
             stream = await dial(parties, a, b)
-            await stream.send_all(hello("n1") + frame_of([encode_message(REPORT)]) + garbage)
+            await stream.send_all(hello("n1") + frame_of([encode_peer_message(REPORT)]) + garbage)
             assert isinstance(await answer_of(stream), Hello)
             if garbage.endswith(b"half a frame"):
                 await stream.aclose()
@@ -265,7 +263,7 @@ async def test_garbage_closes_its_stream_and_nothing_else(parties: Parties, garb
                 assert await is_closed(stream)
             await b.until(lambda: a.name in b.lost)
             b.lost.clear()
-        await other.send_all(frame_of([encode_message(REPORT)]))
+        await other.send_all(frame_of([encode_peer_message(REPORT)]))
         await b.until(lambda: b.received.count((c.name, REPORT)) == 1)
         assert b.received.count((a.name, REPORT)) == 2
         assert b.lost == []
@@ -276,7 +274,7 @@ async def test_a_broken_invariant_is_no_matter_of_one_stream(parties: Parties) -
     a, b = Member(parties, "n1"), Member(parties, "n2")
     b.knows(a)
 
-    def receive(sender: NodeId, messages: Sequence[NodeMessage]) -> None:
+    def receive(sender: NodeId, messages: Sequence[PeerMessage]) -> None:
         raise InvariantBroken("two leaders")
 
     b.receive = receive  # type: ignore[method-assign]
@@ -284,7 +282,7 @@ async def test_a_broken_invariant_is_no_matter_of_one_stream(parties: Parties) -
     async def speak() -> None:
         async with running(b):
             stream = await dial(parties, a, b)
-            await stream.send_all(hello("n1") + frame_of([encode_message(REPORT)]))
+            await stream.send_all(hello("n1") + frame_of([encode_peer_message(REPORT)]))
             await trio.sleep_forever()
 
     with pytest.raises(ExceptionGroup) as raised:
@@ -320,7 +318,7 @@ async def test_a_changed_key_closes_what_the_old_one_opened(parties: Parties) ->
     b.knows(a)
     async with running(b):
         stream = await dial(parties, a, b)
-        await stream.send_all(hello("n1") + frame_of([encode_message(REPORT)]))
+        await stream.send_all(hello("n1") + frame_of([encode_peer_message(REPORT)]))
         assert isinstance(await answer_of(stream), Hello)
         await b.until(lambda: len(b.received) == 1)
         b.knows(successor)
@@ -340,7 +338,7 @@ async def test_a_member_that_leaves_between_its_key_and_its_hello(parties: Parti
         await stream.send_all(hello("n1")[:6])
         await trio.testing.wait_all_tasks_blocked(0.05)
         b.knows()
-        await stream.send_all(hello("n1")[6:] + frame_of([encode_message(REPORT)]))
+        await stream.send_all(hello("n1")[6:] + frame_of([encode_peer_message(REPORT)]))
         await answer_of(stream)
         assert await is_closed(stream)
         assert b.received == []
@@ -354,11 +352,11 @@ async def test_a_newer_stream_takes_the_place_of_the_older(parties: Parties) -> 
         streams = []
         for _ in range(2):
             streams.append(await dial(parties, a, b))
-            await streams[-1].send_all(hello("n1") + frame_of([encode_message(REPORT)]))
+            await streams[-1].send_all(hello("n1") + frame_of([encode_peer_message(REPORT)]))
             await b.until(lambda: len(b.received) == len(streams))
         assert isinstance(await answer_of(streams[0]), Hello)
         assert await is_closed(streams[0])
-        await streams[1].send_all(frame_of([encode_message(REPORT)]))
+        await streams[1].send_all(frame_of([encode_peer_message(REPORT)]))
         await b.until(lambda: len(b.received) == 3)
         assert b.lost == [a.name]
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from keycluster.cluster.cluster_time import NoClusterTime
 from keycluster.cluster.keys.commands import Outcome
+from keycluster.cluster.peer_messages import Forward, ForwardReply
 from keycluster.cluster.raft.errors import HandingOver, NotLeader, ProposalsFull
 from keycluster.cluster.raft.messages import Entry, EntryKind
 from keycluster.cluster.replica import Replica
@@ -19,7 +20,6 @@ from keycluster.cluster.store.state import StateView
 from keycluster.cluster.types import Instant, LogIndex, NodeId, Term, WallTime
 from keycluster.cluster.wire.errors import ThrottlingException
 from keycluster.node import proposals as module
-from keycluster.node.peer_link import Forward, ForwardReply
 from keycluster.node.proposals import FORWARD_AGAIN_S, Proposals
 from keycluster.node.world import RealClock, RealEntropy
 

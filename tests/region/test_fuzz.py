@@ -22,6 +22,7 @@ from keycluster.client.endpoints import read_endpoints
 from keycluster.client.login import log_in
 from keycluster.client.transport import SecureStream, StreamBroken, client_context
 from keycluster.cluster.keys.commands import ConfirmTime, encode_command, region_caller
+from keycluster.cluster.peer_messages import Forward, encode_peer_message
 from keycluster.cluster.raft.messages import AppendEntries, AppendReply, VoteRequest
 from keycluster.cluster.seams import ByteStream, DialError
 from keycluster.cluster.types import LogIndex, Term
@@ -36,12 +37,10 @@ from keycluster.cluster.wire.frames import (
 )
 from keycluster.node.peer_link import (
     PEER_PROTOCOL_VERSION,
-    Forward,
     Hello,
     PeerProtocolError,
     decode_messages,
     decode_opening,
-    encode_message,
     encode_opening,
     frame_of,
 )
@@ -369,7 +368,7 @@ class PeerFuzz:
         self._hello = client_hello()
         self._command = encode_command(ConfirmTime(), region_caller(self._secrets.node))
         self._real = [
-            encode_message(message)
+            encode_peer_message(message)
             for message in (
                 AppendEntries(Term(1), 1, LogIndex(0), Term(0), LogIndex(0)),
                 AppendReply(Term(1), 1, LogIndex(1)),
@@ -442,7 +441,7 @@ class PeerFuzz:
         """A frame that no replica sends. What decodes is left out: a member's well-formed word is believed."""
         if garbage.choice.random() < 0.3:
             command = garbage.choice.choice((garbage.mutated(self._command), garbage.msgpack()))
-            return garbage.framed(frame_of([encode_message(Forward(2, command))])[4:])
+            return garbage.framed(frame_of([encode_peer_message(Forward(2, command))])[4:])
         while True:
             real = frame_of(garbage.choice.sample(self._real, garbage.choice.randrange(1, 4)))[4:]
             body = garbage.choice.choice((garbage.mutated(real), garbage.mutated(real), garbage.msgpack()))
