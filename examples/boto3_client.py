@@ -1,7 +1,7 @@
 """Keycluster from boto3, AWS's own SDK: only the endpoint and the credentials are different.
 
-    keycluster dev --dir /tmp/region &
-    python examples/boto3_client.py /tmp/region/endpoints.json
+keycluster dev --dir /tmp/region &
+python examples/boto3_client.py /tmp/region/endpoints.json
 """
 
 import json

@@ -174,7 +174,7 @@ class DependencyTimeoutException(KmsError):
 
 
 class KMSInternalException(KmsError):
-    """As DependencyTimeoutException, for operations whose model lists neither of the other two; also a fault of ours."""
+    """As DependencyTimeoutException, for operations that list neither of the other two; also a fault of ours."""
 
     code = "KMSInternalException"
     status = 500
