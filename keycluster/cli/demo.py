@@ -64,6 +64,7 @@ def main() -> int:
         region = subprocess.Popen(
             [sys.executable, "-m", "keycluster", "dev", "--dir", folder, "--regions", REGION],
             stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,  # It would tell of the killed leader's end in the midst of the progress bar.
             start_new_session=True,
         )
         try:
@@ -205,7 +206,7 @@ def _summary(leader: str, successor: str | None, writes: Load, uses: Load, *, sa
         ("leader", f"{leader} was killed, {successor} took over"),
         ("writes", f"{writes.calls:,} calls, {len(writes.failed)} failed; the longest took {writes.slowest_s:.2f} s"),
         ("encrypts", f"{uses.calls:,} calls, {len(uses.failed)} failed; the longest took {uses.slowest_s:.2f} s"),
-        ("file", "64 MB out and back, " + ("the same bytes" if same else "NOT the same bytes")),
+        ("file", "64 MiB out and back, " + ("the same bytes" if same else "NOT the same bytes")),
         ("failed", "nothing" if not failed else f"{len(failed)} calls, the first: {failed[0]}"),
     ):
         table.add_row(f"[bold]{name}[/bold]", value)

@@ -26,7 +26,7 @@ from tests.region.dev_region import REGION, DevRegion, NodeEndpoint
 
 NODES = [0, 1, 2]
 CONTEXT = {"app": "shop", "räksmörgås": "smått"}
-AWS = Path(sys.executable).with_name("aws")
+AWS = str(Path(sys.executable).with_name("aws"))
 
 
 def code_of(call: Callable[..., Any], **arguments: Any) -> tuple[str, int]:
