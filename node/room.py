@@ -36,8 +36,10 @@ from keycluster.cluster.types import AccountId, KeyId, NodeId
 from keycluster.cluster.wire.errors import KeyUnavailableException, KMSInternalException
 from keycluster.node.consensus import Consensus
 
-CACHE_BYTES_MAX = 32 * 1024 * 1024  # Some 10,000 keys in use at once; a region may have any number more.
-RESOLUTIONS_MAX = 4_096
+CACHE_BYTES_MAX = 40 * 1024 * 1024  # 10,000 keys in use at once; a region may have any number more.
+RESOLUTIONS_MAX = (
+    16_384  # More than keys kept, or those would be looked up in the store by their names again and again.
+)
 RESOLUTION_CHARS_MAX = 400  # Longer than any ARN of ours: what is longer names nothing that exists.
 
 # What a kept row weighs in memory, by measurement and rounded up: objects, their table entry, and OpenSSL's context
@@ -193,7 +195,7 @@ class Room:
         self.consensus = consensus
         self.cache = HotCache(cache_bytes_max)
         # Key ids by what a caller of an account called them, after it was resolved. Only aliases ever change meaning.
-        self._resolutions: dict[tuple[AccountId, str], KeyId] = {}
+        self._resolutions: OrderedDict[tuple[AccountId, str], KeyId] = OrderedDict()
         # Does a key's work for blobs that name none of the caller's: data.py.
         self.decoy = BlobKey(NO_KEY, bytes(16), entropy.random_bytes(32))
 
@@ -228,7 +230,7 @@ class Room:
         record = resolve(self.view, text, caller, self.region_record, action=action, aliases=True)
         if len(text) <= RESOLUTION_CHARS_MAX:
             if len(self._resolutions) >= RESOLUTIONS_MAX:
-                self._resolutions.clear()
+                self._resolutions.popitem(last=False)
             self._resolutions[caller.account, text] = record.key_id
         key = self.hot_key(record.key_id)
         require(key is not None, f"key {record.key_id} was resolved and isn't there")

@@ -166,7 +166,14 @@ class RealDisk:
         except BlockingIOError:
             os.close(descriptor)
             raise FolderInUse(f"{path.parent} is in use by another keycluster process") from None
-        return lambda: os.close(descriptor)
+
+        def unlock() -> None:
+            # Closing is not enough: a child that another thread has just forked holds the descriptor, and with it the
+            # lock, until its exec.
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
+            os.close(descriptor)
+
+        return unlock
 
 
 def real_world() -> World:

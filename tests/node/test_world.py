@@ -167,6 +167,25 @@ def test_lock_is_for_one_at_a_time(disk: RealDisk, tmp_path: Path) -> None:
     disk.lock(path)()
 
 
+def test_lock_given_back_is_free_whoever_was_forked_meanwhile(disk: RealDisk, tmp_path: Path) -> None:
+    """A child between fork and exec holds all descriptors; the lock must not be its any more."""
+    path = tmp_path / "lock"
+    unlock = disk.lock(path)
+    wait, release = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(release)
+        os.read(wait, 1)
+        os._exit(0)
+    try:
+        unlock()
+        disk.lock(path)()
+    finally:
+        os.close(release)
+        os.close(wait)
+        os.waitpid(child, 0)
+
+
 def test_lock_ends_with_its_process(disk: RealDisk, tmp_path: Path) -> None:
     """A process that is killed leaves nothing that stops the next one."""
     path = tmp_path / "lock"

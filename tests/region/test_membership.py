@@ -1,5 +1,6 @@
 """Nodes join and leave a region of real processes while it serves: 0 calls fail, and who was removed stays out."""
 
+import random
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ import trio
 
 from keycluster import KeyClient
 from keycluster.node.raft_driver import LOG_ENTRIES_KEPT, LOG_ENTRIES_SLACK
-from tests.region.dev_region import DevRegion, dev_region
+from tests.region.dev_region import DevRegion, dev_region, rounds
 from tests.region.steady_load import PLAINTEXT, SteadyLoad, steady_load, until_serves, write_many
 
 COMPACTED_AFTER = LOG_ENTRIES_KEPT + LOG_ENTRIES_SLACK + 64
@@ -38,17 +39,29 @@ async def remove_and_watch(region: DevRegion, load: SteadyLoad, name: str) -> st
     return again.last_words[0]
 
 
+async def kill_while_it_starts(region: DevRegion, name: str, times: int) -> None:
+    """At moments from before it is up until after it has caught up."""
+    choice = random.Random(6)
+    for _ in range(times):
+        region.restart_node(name)
+        await trio.sleep(choice.uniform(0.3, 1.5))
+        await trio.to_thread.run_sync(region.kill_node, name)
+
+
 @pytest.mark.timeout(180)
 async def test_a_fourth_node_joins_by_snapshot_and_votes(tmp_path: Path) -> None:
-    """It catches up by snapshot while writes go on; afterwards the region needs its vote and has it."""
+    """It catches up by snapshot while writes go on, killed on the way; then the region needs its vote and has it."""
     with dev_region(tmp_path / "region") as region:
         async with KeyClient.from_endpoints(region.endpoints_file) as client:
             key = (await client.create_key()).key_metadata.key_id
             await write_many(client, key, COMPACTED_AFTER)
             async with steady_load(region) as load:
                 await load.until_more_writes()
+                admitted = await trio.to_thread.run_sync(region.admit_node, "n4", "us-east-1d")
+                assert admitted.returncode == 0, admitted.stderr
+                await kill_while_it_starts(region, "n4", rounds(10, 1))
                 began = trio.current_time()
-                await trio.to_thread.run_sync(region.join_node, "n4", "us-east-1d")
+                region.restart_node("n4")
                 await until_serves(region, "n4", role="voter")
                 joined_s = trio.current_time() - began
                 assert "snapshot installed" in (region.node_folder("n4") / "node.log").read_text()
