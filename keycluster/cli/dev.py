@@ -171,7 +171,7 @@ class Dev:
 
     async def _start_region(self, region: str, inside: trio.Nursery) -> None:
         nodes = self._settings.regions[region]
-        self._authorities[region] = await trio.to_thread.run_sync(self._found_if_new, region, nodes[0])
+        self._authorities[region] = await trio.to_thread.run_sync(self._found_if_new, region)
         write_private(self._folder / CA_FILE, "".join(self._authorities[name] for name in sorted(self._authorities)))
         with trio.move_on_after(START_S_MAX) as scope:
             async with trio.open_nursery() as starts:
@@ -183,19 +183,27 @@ class Dev:
                 hint=f"{self._folder / region}/*/node.log say more",
             )
 
-    def _found_if_new(self, region: str, node: DevNode) -> str:
-        """The region's client CA, PEM. Blocking."""
+    def _found_if_new(self, region: str) -> str:
+        """The region's client CA, PEM. Blocking.
+
+        Founded is only where no node is there at all: one whose folder was removed can't become another region.
+        """
+        nodes = self._settings.regions[region]
+        made = [node for node in nodes if self._is_made(self._config(region, node))]
+        node = made[0] if made else nodes[0]
         config = self._config(region, node)
+        disk = self._world.disk
         try:
-            if not self._is_made(config):
+            if not made:
                 found_region(
                     config,
                     account=AccountId(self._settings.account),
                     access_key=self._settings.access_key,
                     world=self._world,
                 )
-            seal = open_seal(config, disk=self._world.disk)
-            secrets = open_secrets(seal, region=region, node=config.node, data=config.data, disk=self._world.disk)
+            secrets = open_secrets(
+                open_seal(config, disk=disk), region=region, node=config.node, data=config.data, disk=disk
+            )
         except (FolderTaken, SealError) as error:
             raise CommandFailed(f"node {node.id} of {region}: {error}") from None
         return to_pem(secrets.client_ca)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -106,6 +107,30 @@ def test_nodes_end_with_a_killed_dev(tmp_path: Path) -> None:
     region.dev_endpoints_file.unlink()  # Nobody was left to do it; the next `dev` would, but we look for its own.
     with dev_region(tmp_path / "region") as again:
         assert not {node.pid for node in again.nodes()} & {node.pid for node in nodes}
+
+
+def test_ctrl_c_stops_all_of_it(tmp_path: Path) -> None:
+    """SIGINT to the whole group, as a terminal sends it: everything ends in order, without a traceback."""
+    region = DevRegion(tmp_path / "region", "--nodes", "2").start()
+    nodes = region.nodes()
+    os.killpg(os.getpgid(nodes[0].pid), signal.SIGINT)
+    until(lambda: not region.dev_endpoints_file.exists() and not any(node.is_running for node in nodes))
+    region.stop()
+    logs = [region.node_folder(node.id) / "node.log" for node in nodes]
+    assert all('event="node has stopped"' in log.read_text() for log in logs)
+    assert "Traceback" not in region.says()
+    assert "has ended" not in region.says()
+
+
+def test_a_lost_node_is_no_new_region(tmp_path: Path) -> None:
+    """The first node's folder is gone: it isn't founded anew beside the others, whose region goes on without it."""
+    with dev_region(tmp_path / "region") as region:
+        ca = Path(region.read()["ca_file"]).read_text()
+    shutil.rmtree(region.node_folder("n1") / "data")
+    done = run_dev(tmp_path / "region")
+    assert done.returncode == 1
+    assert "node n1 can't join us-east-1" in done.stderr
+    assert Path(region.read()["ca_file"]).read_text() == ca
 
 
 def test_dev_goes_on_while_any_node_lives(tmp_path: Path) -> None:
