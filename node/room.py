@@ -28,18 +28,19 @@ from keycluster.cluster.keys.records import (
     key_row,
     load_region,
 )
-from keycluster.cluster.keys.resolve import NO_KEY, key_arn, resolve
+from keycluster.cluster.keys.resolve import key_arn, owns_key, resolve
 from keycluster.cluster.keys.token import TokenInvalid, TokenMeta, open_backing_key, open_secret
 from keycluster.cluster.seams import Entropy
 from keycluster.cluster.store.state import StateView
 from keycluster.cluster.types import AccountId, KeyId, NodeId
-from keycluster.cluster.wire.errors import KeyUnavailableException, KMSInternalException
+from keycluster.cluster.wire.errors import AccessDeniedException, KeyUnavailableException, KMSInternalException
 from keycluster.node.consensus import Consensus
 
 CACHE_BYTES_MAX = 40 * 1024 * 1024  # 10,000 keys in use at once; a region may have any number more.
 RESOLUTIONS_MAX = (
     16_384  # More than keys kept, or those would be looked up in the store by their names again and again.
 )
+NO_KEY = KeyId("00000000-0000-0000-0000-000000000000")
 RESOLUTION_CHARS_MAX = 400  # Longer than any ARN of ours: what is longer names nothing that exists.
 
 # What a kept row weighs in memory, by measurement and rounded up: objects, their table entry, and OpenSSL's context
@@ -50,6 +51,7 @@ _BACKING_KEY_BYTES = 1_200
 
 Row = tuple[int, bytes]  # Table and key.
 _REGION_ROW: Row = (Table.REGION, ONLY_ROW)
+_OF_THE_REGION = AccountId("")  # What belongs to no account.
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +62,21 @@ class CacheStatistics:
     bytes_kept: int
 
 
+class _Share:
+    """What one account has in the cache: rows in order of use, and their weight."""
+
+    __slots__ = ("bytes_kept", "rows")
+
+    def __init__(self) -> None:
+        self.bytes_kept = 0
+        self.rows: OrderedDict[Row, None] = OrderedDict()
+
+
 class HotCache:
     """What was made of rows, the least recently used dropped first; bounded in bytes, since rows differ in size.
+
+    When it is full, an account that holds more than half of it drops its own first: however many keys one account
+    uses, half the room is the others'. While they don't need it, it may have all.
 
     Rows that don't exist are not kept: whoever asks for random ones pays for the store's answer, and drops nothing.
     """
@@ -69,7 +84,9 @@ class HotCache:
     def __init__(self, bytes_max: int = CACHE_BYTES_MAX) -> None:
         self._bytes_max = bytes_max
         self._bytes_kept = 0
-        self._kept: OrderedDict[Row, tuple[Any, int]] = OrderedDict()
+        self._kept: OrderedDict[Row, tuple[Any, int, AccountId]] = OrderedDict()
+        self._shares: dict[AccountId, _Share] = {}
+        self._largest: AccountId | None = None  # The one that holds more than half, or did.
 
     def get(self, row: Row) -> Any:
         """None if nothing is kept for that row."""
@@ -77,26 +94,46 @@ class HotCache:
         if kept is None:
             return None
         self._kept.move_to_end(row)
+        self._shares[kept[2]].rows.move_to_end(row)
         return kept[0]
 
-    def keep(self, row: Row, value: object, weight: int) -> None:
-        """`weight` in bytes. What alone would take a sixteenth of the room is not kept."""
+    def keep(self, row: Row, value: object, weight: int, *, account: AccountId) -> None:
+        """`weight` in bytes, on `account`'s share. What alone would take a sixteenth of the room is not kept."""
         if weight > self._bytes_max // 16:
             return
         self.drop(row)
-        self._kept[row] = (value, weight)
+        self._kept[row] = (value, weight, account)
         self._bytes_kept += weight
+        share = self._shares.setdefault(account, _Share())
+        share.rows[row] = None
+        share.bytes_kept += weight
+        if share.bytes_kept > self._bytes_max // 2:
+            self._largest = account
         while self._bytes_kept > self._bytes_max:
-            _, (_, dropped) = self._kept.popitem(last=False)
-            self._bytes_kept -= dropped
+            self.drop(self._next_to_go())
+
+    def _next_to_go(self) -> Row:
+        largest = None if self._largest is None else self._shares.get(self._largest)
+        if largest is not None and largest.bytes_kept > self._bytes_max // 2:
+            return next(iter(largest.rows))
+        return next(iter(self._kept))
 
     def drop(self, row: Row) -> None:
         kept = self._kept.pop(row, None)
-        if kept is not None:
-            self._bytes_kept -= kept[1]
+        if kept is None:
+            return
+        _, weight, account = kept
+        self._bytes_kept -= weight
+        share = self._shares[account]
+        share.bytes_kept -= weight
+        del share.rows[row]
+        if not share.rows:
+            del self._shares[account]
 
     def clear(self) -> None:
         self._kept.clear()
+        self._shares.clear()
+        self._largest = None
         self._bytes_kept = 0
 
     def statistics(self) -> CacheStatistics:
@@ -213,7 +250,7 @@ class Room:
         record = load_region(self.view)
         if record is None:
             raise KMSInternalException("", detail="the region is not founded yet")
-        self.cache.keep(_REGION_ROW, record, _ENTRY_BYTES)
+        self.cache.keep(_REGION_ROW, record, _ENTRY_BYTES, account=_OF_THE_REGION)
         return record
 
     def resolve(self, text: str, caller: Caller, *, action: str) -> HotKey:
@@ -236,6 +273,26 @@ class Room:
         require(key is not None, f"key {record.key_id} was resolved and isn't there")
         return cast(HotKey, key)
 
+    def claimed_key(self, key_id: KeyId, caller: Caller, *, action: str) -> HotKey | None:
+        """The key that a blob claims, if `caller` may carry out `action` on it; None, whether it isn't there or isn't
+        theirs, after the same work.
+
+        A key that the caller's account hasn't got costs one look at an index row that isn't there, however large its
+        own row is and whether or not its owner uses it just now: that row isn't read, and nothing is kept of it. Right
+        as long as no account may use another's keys (`authorise_account`).
+        """
+        key: HotKey | None = self.cache.get((Table.KEYS, key_row(key_id)))
+        if key is None or key.record.account != caller.account:
+            if not owns_key(self.view, caller.account, key_id):
+                return None
+            key = self.hot_key(key_id)
+        require(key is not None, f"account {caller.account} has key {key_id}, which isn't there")
+        try:
+            authorise(caller, action, cast(HotKey, key).record)
+        except AccessDeniedException:
+            return None
+        return key
+
     def key(self, key_id: KeyId) -> KeyRecord | None:
         """The key's record, of whatever account."""
         key = self.hot_key(key_id)
@@ -253,7 +310,7 @@ class Room:
         record = decode_record(stored, KeyRecord)
         key = HotKey(record, key_arn(self.region_record, record.account, key_id), self.keyring)
         weight = _ENTRY_BYTES + _BYTES_PER_ROW_BYTE * len(stored) + _BACKING_KEY_BYTES * len(record.backing_keys)
-        self.cache.keep(row, key, weight)
+        self.cache.keep(row, key, weight, account=record.account)
         return key
 
     def credential(self, access_key_id: str) -> Credential | None:
@@ -274,7 +331,8 @@ class Room:
         except (GenerationUnknown, TokenInvalid) as error:
             _raise_unavailable(error, f"the secret of access key {access_key_id}")
         credential = Credential(record, secret)
-        self.cache.keep(row, credential, _ENTRY_BYTES + _BYTES_PER_ROW_BYTE * len(stored))
+        weight = _ENTRY_BYTES + _BYTES_PER_ROW_BYTE * len(stored)
+        self.cache.keep(row, credential, weight, account=record.account)
         return credential
 
     def invalidate(self, touched: Iterable[Row]) -> None:

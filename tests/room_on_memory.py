@@ -191,9 +191,13 @@ class RoomOnMemory:
         key_id = KeyId(f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}")
         backing = self.new_backing_key(key_id, account, RotationType.INITIAL)
         record = KeyRecord(key_id=key_id, account=account, created=NOW, state=state, backing_keys=(backing,))
-        self.put(Table.KEYS, key_row(key_id), record)
-        self.put(Table.ACCOUNT_KEYS, account_key_row(account, key_id), None)
+        self.put_key(record)
         return record
+
+    def put_key(self, record: KeyRecord) -> None:
+        """A new key's row, and its account's index row."""
+        self.put(Table.KEYS, key_row(record.key_id), record)
+        self.put(Table.ACCOUNT_KEYS, account_key_row(record.account, record.key_id), None)
 
     def change_key(self, key_id: KeyId, **fields: Any) -> KeyRecord:
         """The key's row with other fields: `state=KeyState.DISABLED`."""

@@ -1,11 +1,13 @@
 """Who may do what: one function, decided at the door and again by `apply` (security.md, 7).
 
 For now every access key is its account's root: all operations on its account's keys, none on another's. Key policies,
-IAM policies and grants come with the authorisation issue, which replaces `authorise`.
+IAM policies and grants come with the authorisation issue, which replaces `authorise` and the half of it that needs no
+key, `authorise_account`.
 """
 
 from keycluster.cluster.keys.commands import Caller
 from keycluster.cluster.keys.records import AccessKeyRecord, KeyRecord, StateReader, load_access_key
+from keycluster.cluster.types import AccountId
 from keycluster.cluster.wire.errors import AccessDeniedException, UnrecognizedClientException
 
 
@@ -14,7 +16,18 @@ def authorise(caller: Caller, action: str, key: KeyRecord | None) -> None:
 
     `key` is None for operations on no key in particular: those act on the caller's own account only.
     """
-    if key is not None and key.account != caller.account:
+    if key is not None:
+        authorise_account(caller, action, key.account)
+
+
+def authorise_account(caller: Caller, action: str, account: AccountId) -> None:
+    """Raises AccessDeniedException if `caller` may carry out `action` on no key of `account`, whichever it is.
+
+    Asked before a key is looked up: while no account gives another one access, a key of another account is refused
+    without a look at the state, and so takes the same time whether it exists or not (security.md, 10). Whoever lets
+    some through here has them look keys up, and owes that sameness there: in `resolve`, and in `Room.claimed_key`.
+    """
+    if account != caller.account:
         raise denied(caller, action)
 
 

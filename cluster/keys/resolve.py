@@ -1,15 +1,18 @@
 """What a caller means by a key id, key ARN, alias name or alias ARN, and the key that it names.
 
 A bare key id and a bare alias name are looked up in the caller's account: another account's key under the same id is
-as unknown as one that doesn't exist. An ARN may name another account; then the same look-ups are made whether the key
-exists or not, and the answer is one AccessDeniedException (security.md, 10). Texts and codes are AWS's.
+as unknown as one that doesn't exist. Which keys an account has stands in small index rows of its own, so no row of
+another account's key is read, however it was named: the time taken tells nothing of it. An ARN may name another
+account; the answer is then one AccessDeniedException (security.md, 10), given before anything is looked up, as long as
+no account may use another's keys (`authorise_account`). Texts and codes are AWS's.
 """
 
 import re
 from dataclasses import dataclass
 from typing import Final
 
-from keycluster.cluster.keys.authorise import authorise, denied
+from keycluster.cluster.invariant import InvariantBroken
+from keycluster.cluster.keys.authorise import authorise, authorise_account
 from keycluster.cluster.keys.commands import Caller
 from keycluster.cluster.keys.limits import ALIAS_PREFIX
 from keycluster.cluster.keys.records import (
@@ -18,6 +21,7 @@ from keycluster.cluster.keys.records import (
     RegionRecord,
     StateReader,
     Table,
+    account_key_row,
     alias_row,
     load,
     load_key,
@@ -28,7 +32,6 @@ from keycluster.cluster.wire.errors import InvalidArnException, NotFoundExceptio
 UUID_PATTERN: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.ASCII)
 MULTI_REGION_PATTERN: Final = re.compile(r"mrk-[0-9a-f]{32}", re.ASCII)
 ACCOUNT_PATTERN: Final = re.compile(r"[0-9]{12}", re.ASCII)
-NO_KEY: Final = KeyId("00000000-0000-0000-0000-000000000000")  # Looked up where there is nothing to look up.
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,21 +96,23 @@ def resolve(
     Raises NotFoundException, InvalidArnException or AccessDeniedException.
     """
     reference = parse_reference(text, caller, region, aliases=aliases)
-    alias = None
+    account = reference.account
+    authorise_account(caller, action, account)
     key_id = KeyId(reference.name)
     if reference.is_alias:
-        alias = load(state, Table.ALIASES, alias_row(reference.account, reference.name), AliasRecord)
-        key_id = alias.key_id if alias is not None else NO_KEY
+        alias = load(state, Table.ALIASES, alias_row(account, reference.name), AliasRecord)
+        if alias is None:
+            raise NotFoundException(f"Alias {alias_arn(region, account, reference.name)} is not found.")
+        key_id = alias.key_id
+    if not owns_key(state, account, key_id):
+        raise NotFoundException(f"Key '{key_arn(region, account, reference.name)}' does not exist")
     key = load_key(state, key_id)
-    if key is None or key.account != reference.account:
-        raise _not_there(reference, caller, region, action)
+    if key is None or key.account != account:
+        raise InvariantBroken(f"account {account} is to have key {key_id}, and its row says otherwise")
     authorise(caller, action, key)
     return key
 
 
-def _not_there(reference: Reference, caller: Caller, region: RegionRecord, action: str) -> Exception:
-    if reference.account != caller.account:
-        return denied(caller, action)
-    if reference.is_alias:
-        return NotFoundException(f"Alias {alias_arn(region, reference.account, reference.name)} is not found.")
-    return NotFoundException(f"Key '{key_arn(region, reference.account, reference.name)}' does not exist")
+def owns_key(state: StateReader, account: AccountId, key_id: KeyId) -> bool:
+    """By one look at an index row: the same work for a key that doesn't exist and for one of another account."""
+    return state.get(Table.ACCOUNT_KEYS, account_key_row(account, key_id)) is not None

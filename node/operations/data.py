@@ -8,6 +8,7 @@ The door has checked that members have their types and keep AWS's constraints (1
 """
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any, Final, TypeVar
 
 from keycluster.cluster.keys.authorise import authorise
@@ -16,8 +17,7 @@ from keycluster.cluster.keys.commands import Caller
 from keycluster.cluster.keys.context import ContextInvalid, canonical_context
 from keycluster.cluster.keys.describe import key_material_id
 from keycluster.cluster.keys.key_states import check_state
-from keycluster.cluster.keys.records import KeyState, Table, key_row
-from keycluster.cluster.keys.resolve import NO_KEY
+from keycluster.cluster.keys.records import KeyState
 from keycluster.cluster.wire.errors import (
     AccessDeniedException,
     CustomKeyStoreNotFoundException,
@@ -197,31 +197,17 @@ def _key_of_blob(room: Room, caller: Caller, blob: Blob, context: bytes, *, name
         if key.record.key_id != blob.key_id:
             raise IncorrectKeyException(WRONG_KEY)
         return key
-    claimed = room.hot_key(blob.key_id)
-    try:
-        if claimed is not None:
-            authorise(caller, action, claimed.record)
-            return claimed
-    except AccessDeniedException:
-        pass
-    _work_in_vain(room, blob, context, exists=claimed is not None)
-    raise AccessDeniedException(NO_USABLE_KEY)
+    claimed = room.claimed_key(blob.key_id, caller, action=action)
+    if claimed is None:
+        _decrypt_in_vain(room, blob, context)
+        raise AccessDeniedException(NO_USABLE_KEY)
+    return claimed
 
 
-def _work_in_vain(room: Room, blob: Blob, context: bytes, *, exists: bool) -> None:
-    """About the same work before either refusal, so that the time it takes tells no stranger which keys exist.
-
-    One read finds a row and one finds none (looking for an absent key was one already), and one decryption fails.
-    """
-    if exists:
-        room.view.get(Table.KEYS, key_row(blob.key_id))
-        room.view.get(Table.KEYS, key_row(NO_KEY))
-    else:
-        room.view.get(Table.REGION, b"")
-    try:
+def _decrypt_in_vain(room: Room, blob: Blob, context: bytes) -> None:
+    """A refusal takes a decryption's time too, whether there is such a key or not."""
+    with suppress(BlobUnverified):
         room.decoy.decrypt(blob, context)
-    except BlobUnverified:
-        return
 
 
 def _open(key: HotKey, blob: Blob, context: bytes) -> bytes:

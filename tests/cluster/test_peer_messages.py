@@ -59,8 +59,6 @@ entries = st.one_of(
 )
 texts = st.text(max_size=20)
 outcomes = st.builds(Outcome, st.none() | st.binary(max_size=20), st.none() | texts, texts)
-    Outcome, st.none() | st.binary(max_size=20), st.none() | st.text(max_size=20), st.text(max_size=20)
-)
 nonces = st.binary(min_size=NONCE_BYTES, max_size=NONCE_BYTES)
 
 MESSAGES: dict[type, st.SearchStrategy[Any]] = {

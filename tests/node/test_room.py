@@ -1,6 +1,8 @@
 """The room: what it keeps is bounded, and never older than the state."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from keycluster.cluster.keys.blob import parse_blob
 from keycluster.cluster.keys.commands import Caller
@@ -12,11 +14,12 @@ from keycluster.cluster.keys.records import (
     KeyState,
     Table,
     access_key_row,
+    account_key_row,
     alias_row,
     encode_record,
     key_row,
 )
-from keycluster.cluster.types import KeyId
+from keycluster.cluster.types import AccountId, KeyId
 from keycluster.cluster.wire.errors import (
     AccessDeniedException,
     KeyUnavailableException,
@@ -44,10 +47,10 @@ def test_cache_drops_the_least_recently_used_first() -> None:
     """What is asked for stays, what isn't goes, and the weight kept never passes the bound."""
     cache = HotCache(bytes_max=160)
     for name in (b"a", b"b", b"c"):
-        cache.keep((1, name), name, 50 // 5)
+        cache.keep((1, name), name, 50 // 5, account=ACCOUNT)
     for number in range(14):
         assert cache.get((1, b"a")) == b"a"
-        cache.keep((2, bytes((number,))), number, 10)
+        cache.keep((2, bytes((number,))), number, 10, account=ACCOUNT)
         assert cache.statistics().bytes_kept <= 160
     assert cache.get((1, b"a")) == b"a"
     assert cache.get((1, b"b")) is None
@@ -57,8 +60,8 @@ def test_cache_drops_the_least_recently_used_first() -> None:
 def test_cache_does_not_keep_what_would_push_out_much() -> None:
     """One huge row never empties the cache."""
     cache = HotCache(bytes_max=160)
-    cache.keep((1, b"a"), "a", 10)
-    cache.keep((1, b"huge"), "huge", 11)
+    cache.keep((1, b"a"), "a", 10, account=ACCOUNT)
+    cache.keep((1, b"huge"), "huge", 11, account=ACCOUNT)
     assert cache.get((1, b"huge")) is None
     assert cache.get((1, b"a")) == "a"
 
@@ -66,12 +69,56 @@ def test_cache_does_not_keep_what_would_push_out_much() -> None:
 def test_cache_counts_a_row_that_is_kept_again_once() -> None:
     """Replacing and dropping leave no weight behind."""
     cache = HotCache(bytes_max=160)
-    cache.keep((1, b"a"), "old", 10)
-    cache.keep((1, b"a"), "new", 5)
+    cache.keep((1, b"a"), "old", 10, account=ACCOUNT)
+    cache.keep((1, b"a"), "new", 5, account=ACCOUNT)
     assert cache.statistics() == CacheStatistics(entries=1, bytes_kept=5)
     cache.drop((1, b"a"))
     cache.drop((1, b"a"))
     assert cache.statistics() == CacheStatistics(entries=0, bytes_kept=0)
+
+
+def test_account_that_uses_much_drops_its_own_first() -> None:
+    """Half the room is the others', though they use theirs seldom; alone, one account may have all of it."""
+    cache = HotCache(bytes_max=160)
+    for number in range(20):
+        cache.keep((1, bytes((number,))), number, 10, account=ACCOUNT)
+    assert cache.statistics() == CacheStatistics(entries=16, bytes_kept=160)
+    for number in range(8):
+        cache.keep((2, bytes((number,))), number, 10, account=OTHER_ACCOUNT)
+    for number in range(100):
+        cache.keep((3, bytes((number,))), number, 10, account=ACCOUNT)
+        assert cache.statistics() == CacheStatistics(entries=16, bytes_kept=160)
+    assert [cache.get((2, bytes((number,)))) for number in range(8)] == list(range(8))
+    assert [cache.get((3, bytes((number,)))) for number in range(92, 100)] == list(range(92, 100))
+    cache.clear()
+    cache.keep((1, b"a"), "a", 10, account=ACCOUNT)
+    assert cache.statistics() == CacheStatistics(entries=1, bytes_kept=10)
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["keep", "get", "drop"]), st.integers(0, 9), st.integers(1, 12), st.sampled_from("abc")
+        )
+    )
+)
+def test_cache_stays_true_to_its_books(steps: list[tuple[str, int, int, str]]) -> None:
+    """Whatever is kept and dropped: never above the bound, nothing counted that isn't there, no other row's value."""
+    cache = HotCache(bytes_max=192)
+    newest: dict[int, tuple[int, int, str]] = {}
+    for kind, number, weight, account in steps:
+        row = (1, bytes((number,)))
+        if kind == "keep":
+            newest[number] = (number, weight, account)
+            cache.keep(row, newest[number], weight, account=AccountId(account))
+        elif kind == "get":
+            assert cache.get(row) in (None, newest.get(number))
+        else:
+            cache.drop(row)
+            assert cache.get(row) is None
+        there = [kept for number in newest if (kept := cache.get((1, bytes((number,))))) is not None]
+        assert cache.statistics() == CacheStatistics(len(there), sum(weight for _, weight, _ in there))
+        assert cache.statistics().bytes_kept <= 192
 
 
 def test_key_is_read_once_while_nothing_changes(region: RoomOnMemory) -> None:
@@ -228,6 +275,7 @@ def test_key_deleted_after_it_was_resolved_is_not_found(region: RoomOnMemory) ->
     record = region.add_key()
     region.room.resolve(record.key_id, region.caller(), action="kms:Encrypt")
     region.delete(Table.KEYS, key_row(record.key_id))
+    region.delete(Table.ACCOUNT_KEYS, account_key_row(ACCOUNT, record.key_id))
     with pytest.raises(NotFoundException):
         region.room.resolve(record.key_id, region.caller(), action="kms:Encrypt")
 

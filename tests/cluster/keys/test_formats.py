@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.kdf.kbkdf import KBKDFHMAC, CounterLocation,
 from keycluster.cluster.keys.blob import BlobKey, BlobMalformed, BlobUnverified, parse_blob
 from keycluster.cluster.keys.context import canonical_context
 from keycluster.cluster.keys.hierarchy import Keyring, Purpose, hkdf_info
-from keycluster.cluster.keys.records import BackingKey, KeyRecord, KeyState, RotationType, Table, key_row
+from keycluster.cluster.keys.records import BackingKey, KeyRecord, KeyState, RotationType
 from keycluster.cluster.keys.token import (
     TokenMeta,
     open_backing_key,
@@ -66,7 +66,7 @@ def region_with(vector: Vector) -> RoomOnMemory:
     token = seal_backing_key(region.keyring, 1, vector["backing key"], meta=meta, nonce=bytes(12))
     backing = BackingKey(vector["backing key id"], token, NOW, RotationType.INITIAL)
     record = KeyRecord(vector["key id"], meta.account, NOW, KeyState.ENABLED, (backing,))
-    region.put(Table.KEYS, key_row(record.key_id), record)
+    region.put_key(record)
     return region
 
 
@@ -220,6 +220,6 @@ def test_key_token_vector_opens_what_the_room_needs() -> None:
     region.room.keyring = keyring(vector)
     backing = BackingKey(vector["backing key id"], vector["token"], NOW, RotationType.INITIAL)
     record = KeyRecord(vector["key id"], vector["account"], NOW, KeyState.ENABLED, (backing,))
-    region.put(Table.KEYS, key_row(record.key_id), record)
+    region.put_key(record)
     request = DecryptRequest(ciphertext_blob=blob["blob"], encryption_context=blob["context"])
     assert decrypt(region.room, region.caller(), request).plaintext == blob["plaintext"]

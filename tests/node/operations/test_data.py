@@ -293,14 +293,13 @@ def test_blob_that_names_no_key_of_the_caller_s_is_denied(region: Region) -> Non
 
 
 def test_refused_blobs_take_the_same_work(region: Region, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One row found, one not found, one decryption in vain: absent keys and others' can't be told apart by it.
+    """One row not found, one decryption in vain: absent keys and others' can't be told apart by it.
 
-    The foreign key is in use by its owner here, so it is in the cache.
+    Whether or not the foreign key is in use by its owner, and so in the cache. What is refused never gets there.
     """
     work: list[str] = []
     forged = BlobKey(region.foreign.key_id, bytes(16), bytes(32)).encrypt(b"x", EMPTY_CONTEXT, bytes(28))
     absent = BlobKey(ABSENT, bytes(16), bytes(32)).encrypt(b"x", EMPTY_CONTEXT, bytes(28))
-    region.room.hot_key(region.foreign.key_id)
     get, opening = region.state.get, BlobKey.decrypt
 
     def counted_get(table: int, key: bytes, /) -> bytes | None:
@@ -314,11 +313,16 @@ def test_refused_blobs_take_the_same_work(region: Region, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(region.state, "get", counted_get)
     monkeypatch.setattr(BlobKey, "decrypt", counted_decrypt)
-    for blob in (absent, forged):
-        work.clear()
-        with pytest.raises(AccessDeniedException):
-            region.decrypt(blob)
-        assert sorted(work) == ["absent row", "decryption", "row"]
+    for owner_uses_it in (False, True):
+        if owner_uses_it:
+            region.room.hot_key(region.foreign.key_id)
+        for blob in (absent, forged):
+            work.clear()
+            kept = region.room.cache.statistics()
+            with pytest.raises(AccessDeniedException):
+                region.decrypt(blob)
+            assert sorted(work) == ["absent row", "decryption"]
+            assert region.room.cache.statistics() == kept
 
 
 def test_blob_of_an_unknown_backing_key_is_invalid_ciphertext(region: Region) -> None:
