@@ -3,10 +3,11 @@
 - Data plane: `answer_now`, plain synchronous code. Between a request and its answer is no task, no lock and no await.
 - The rest: `perform`, in a task of the connection, under the caller's deadline. A read waits until what it saw is
   applied everywhere (rule L10), a write is proposed and waits until it may be acknowledged (rule L5).
+- Both share the event loop with heartbeats and leases, so both wait for a turn when much is asked for (`turns.py`).
 
-Rule L3 in a door's terms: a door reads what one receive brought, asks `may_serve` once, and answers all of it from one
-view, which moves only between two steps of the event loop. The clock is read after every one of those requests came
-and before any state is.
+Rule L3 in a door's terms: a door reads what one receive brought, has its turn, asks `may_serve` once, and answers all
+of it from one view, which moves only between two steps of the event loop. The clock is read after every one of those
+requests came and before any state is.
 
 Who calls is looked up for each request in applied state (security.md, 7): a connection remembers a credential's id
 and version, not a verdict.
@@ -14,6 +15,7 @@ and version, not a verdict.
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, cast
 
 import msgspec
@@ -24,11 +26,13 @@ from keycluster.cluster.invariant import InvariantBroken
 from keycluster.cluster.keys.authorise import authorise_operator
 from keycluster.cluster.keys.commands import Caller, encode_command, hash_parameters
 from keycluster.cluster.store.errors import StoreError
+from keycluster.cluster.types import LogIndex
 from keycluster.cluster.wire.errors import KmsError, KMSInternalException, UnrecognizedClientException
 from keycluster.cluster.wire.strict import StrictDecoder
 from keycluster.node.gate import Answer, without_trace
 from keycluster.node.operations.table import OPERATIONS, Operation, Plane
 from keycluster.node.room import Credential, Room
+from keycluster.node.turns import Turns
 
 REQUEST_ID_BYTES: Final = 16
 NOT_SERVING_TEXT: Final = "This node can't serve at the moment. Try another node of the region."
@@ -107,6 +111,8 @@ class Dispatch:
     ) -> None:
         self._room = room
         self.may_serve = room.consensus.may_serve
+        self.turns = Turns()
+        """Of all that callers ask for: what the doors answer at once, and the handlers of `perform`."""
         self.calls: Mapping[str, Call] = {name: Call(operation) for name, operation in operations.items()}
         """What both doors offer."""
         self.native_calls = {**self.calls, **{name: Call(operation) for name, operation in (admin or {}).items()}}
@@ -139,16 +145,12 @@ class Dispatch:
         return Answer(waiting.number, call.name, waiting.caller, response, error)
 
     async def _work(self, waiting: Waiting) -> msgspec.Struct:
-        call, caller, request = waiting.call, waiting.caller, waiting.request
+        call, caller = waiting.call, waiting.caller
         if call.operation is not None and call.operation.plane is Plane.READ:
-            return await self._read(call, caller, request)
-        request_id = waiting.request_id or self._room.entropy.random_bytes(REQUEST_ID_BYTES)
-        params_hash = hash_parameters(call.name, request)
+            return await self._read(waiting)
         if call.admin is not None:
-            authorise_operator(self._current(caller).record, f"keycluster:{call.name}")
-            return await call.admin.handler(AdminCall(request, caller, request_id, params_hash))
-        body = call.handler(self._room, caller, request)
-        command = encode_command(body, caller, request_id=request_id, params_hash=params_hash)
+            return await self._administer(call.admin, waiting)
+        command = await self.turns.run(caller.account, partial(self._command, waiting))
         outcome = await self._room.consensus.propose(command)
         refusal = outcome.error()
         if refusal is not None:
@@ -163,22 +165,40 @@ class Dispatch:
             raise UnrecognizedClientException(NOT_ACTIVE_TEXT)
         return credential
 
-    async def _read(self, call: Call, caller: Caller, request: Any) -> msgspec.Struct:
-        consensus = self._room.consensus
-        if not consensus.may_serve():
-            raise call.unavailable(NOT_SERVING_TEXT)
-        seen = consensus.view.applied_index  # Nothing is awaited from here until the handler has read all it wants.
-        response: msgspec.Struct | None = None
-        refusal: KmsError | None = None
-        try:
-            self._current(caller)
-            response = call.handler(self._room, caller, request)
-        except KmsError as refused:  # "There is no such key" says something about the state as well.
-            refusal = refused
-        await consensus.settled(seen)
+    async def _administer(self, admin: AdminOperation, waiting: Waiting) -> msgspec.Struct:
+        """Operators don't wait in line: they must get through when everybody else asks too much."""
+        authorise_operator(self._current(waiting.caller).record, f"keycluster:{admin.name}")
+        params_hash = hash_parameters(admin.name, waiting.request)
+        return await admin.handler(AdminCall(waiting.request, waiting.caller, self._request_id(waiting), params_hash))
+
+    def _command(self, waiting: Waiting) -> bytes:
+        """What is proposed for a write."""
+        call, caller, request = waiting.call, waiting.caller, waiting.request
+        body = call.handler(self._room, caller, request)
+        params_hash = hash_parameters(call.name, request)
+        return encode_command(body, caller, request_id=self._request_id(waiting), params_hash=params_hash)
+
+    def _request_id(self, waiting: Waiting) -> bytes:
+        return waiting.request_id or self._room.entropy.random_bytes(REQUEST_ID_BYTES)
+
+    async def _read(self, waiting: Waiting) -> msgspec.Struct:
+        seen, response, refusal = await self.turns.run(waiting.caller.account, partial(self._look, waiting))
+        await self._room.consensus.settled(seen)
         if refusal is not None:
             raise refusal
         return cast(msgspec.Struct, response)
+
+    def _look(self, waiting: Waiting) -> tuple[LogIndex, msgspec.Struct | None, KmsError | None]:
+        """What a read finds, or why it is refused, and in which state: rule L3 from the check to the last row read."""
+        consensus, call, caller = self._room.consensus, waiting.call, waiting.caller
+        if not consensus.may_serve():
+            raise call.unavailable(NOT_SERVING_TEXT)
+        seen = consensus.view.applied_index
+        try:
+            self._current(caller)
+            return seen, call.handler(self._room, caller, waiting.request), None
+        except KmsError as refusal:  # "There is no such key" says something about the state as well.
+            return seen, None, refusal
 
 
 def _refusal(call: Call, error: Exception) -> KmsError:

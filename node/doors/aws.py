@@ -5,6 +5,7 @@ all answers at once. The order of refusals: what isn't HTTP; what isn't signed b
 what the operation doesn't take. Nothing of an unsigned request is looked at but its size.
 """
 
+from functools import partial
 from hashlib import sha256
 from typing import Final
 
@@ -34,16 +35,17 @@ from keycluster.node.doors.http import (
 from keycluster.node.doors.limits import (
     DEFAULT_LIMITS,
     READ_BYTES,
-    Busy,
     Connections,
     DoorLimits,
     Holding,
     Patience,
     Unfinished,
     host_of,
+    serve_connection,
 )
 from keycluster.node.gate import Answer, Gate, Released, without_trace
 from keycluster.node.room import Credential, Room
+from keycluster.node.shares import Shares
 from keycluster.node.sigv4 import SignedRequest, Verifier
 
 TARGET_PREFIX: Final = b"TrentService."
@@ -60,8 +62,8 @@ class AwsDoor:
         self.gate = gate
         self.limits = limits
         self.connections = Connections(limits)
-        self.busy = Busy(limits.requests_in_flight_max)
-        self.unfinished = Unfinished(limits.unfinished_bytes_max)
+        self.busy = Shares(limits.requests_in_flight_max)
+        self.unfinished = Unfinished(limits)
         self.verifier: Verifier[Credential] = Verifier(room.region, decoy=room.entropy.random_bytes(32))
         self._date: tuple[int, bytes] = (0, b"")
         self._answered = 0
@@ -69,17 +71,7 @@ class AwsDoor:
 
     async def serve(self, stream: ByteStream) -> None:
         """One connection, until the other side ends it, breaks a rule or takes too long."""
-        async with trio.open_nursery() as nursery:
-            scope = nursery.cancel_scope
-            if not self.connections.arrive(scope):
-                return
-            try:
-                connection = _Connection(self, stream, scope)
-                nursery.start_soon(connection.patience.watch, scope)
-                await connection.run()
-            finally:
-                self.connections.depart(scope)
-                scope.cancel()
+        await serve_connection(self.connections, partial(_Connection, self, stream))
 
     def next_request_id(self) -> str:
         """For people and logs, unique for this process: never a secret, so a counter will do."""
@@ -100,17 +92,18 @@ class AwsDoor:
 class _Connection:
     """One client, from its first byte."""
 
-    def __init__(self, door: AwsDoor, stream: ByteStream, scope: trio.CancelScope) -> None:
+    def __init__(self, door: AwsDoor, stream: ByteStream, nursery: trio.Nursery) -> None:
         self.patience = Patience()
         self._door = door
         self._limits = door.limits
         self._stream = stream
-        self._scope = scope
+        self._scope = nursery.cancel_scope
         self._parser = HttpParser(door.limits)
         self._source = host_of(stream.peer_address)
-        self._holding = Holding(door.unfinished)
+        self._holding = Holding(door.unfinished, self._scope.cancel)
         self._number = 0
-        self._is_recognised = False
+        self._account = ""
+        """Whose the connection is: whoever signed its first request. Empty for a stranger."""
 
     async def run(self) -> None:
         """Until the connection ends."""
@@ -143,7 +136,7 @@ class _Connection:
     @property
     def _idle_seconds(self) -> float:
         """SDKs connect when they have something to ask: a stranger who asks nothing doesn't need long."""
-        return self._limits.idle_seconds if self._is_recognised else self._limits.log_in_seconds
+        return self._limits.idle_seconds if self._account else self._limits.log_in_seconds
 
     def _hold(self) -> None:
         try:
@@ -167,6 +160,12 @@ class _Connection:
         return all(keeps_alive)
 
     async def _carry_out(self, request: HttpRequest, number: int) -> Answer:
+        turns = self._door.dispatch.turns
+        begun = await turns.run(self._account, partial(self._begin, request, number))
+        return begun if isinstance(begun, Answer) else await self._wait(begun)
+
+    def _begin(self, request: HttpRequest, number: int) -> Answer | Waiting:
+        """The answer, or what has to wait for it."""
         dispatch = self._door.dispatch
         serving = dispatch.may_serve()  # Before any state is read, the credential's included.
         operation, caller = "", None
@@ -182,7 +181,7 @@ class _Connection:
             if call.is_inline:
                 return dispatch.answer_now(call, caller, typed, number=number, serving=serving)
             deadline = trio.current_time() + self._limits.http_deadline_seconds
-            return await self._wait(Waiting(call, caller, typed, number, deadline, _request_id_of(signed, call)))
+            return Waiting(call, caller, typed, number, deadline, _request_id_of(signed, call))
         except KmsError as error:
             return Answer(number, operation, caller, None, without_trace(error))
 
@@ -196,10 +195,15 @@ class _Connection:
             if not serving:  # What this node knows of access keys may be old.
                 raise self._unavailable(signed) from None
             raise
-        if not self._is_recognised:
-            self._is_recognised = True
-            self._door.connections.recognise(self._scope)
+        if not self._account:
+            self._recognise(credential.record.account)
         return credential
+
+    def _recognise(self, account: str) -> None:
+        """Raises ThrottlingException if the account has too many connections, or holds too much already."""
+        self._door.connections.recognise(self._scope, account)
+        self._account = account
+        self._holding.recognise(account)
 
     def _unavailable(self, signed: SignedRequest) -> KmsError:
         target = signed.headers.get(b"x-amz-target", b"").removeprefix(TARGET_PREFIX)
@@ -207,12 +211,16 @@ class _Connection:
         return KMSInternalException(NOT_SERVING_TEXT) if call is None else call.unavailable(NOT_SERVING_TEXT)
 
     async def _wait(self, waiting: Waiting) -> Answer:
-        self._door.busy.enter()
+        account = waiting.caller.account
+        try:
+            self._door.busy.enter(account)
+        except KmsError as error:
+            return Answer(waiting.number, waiting.call.name, waiting.caller, None, without_trace(error))
         try:
             self.patience.read_within(self._limits.http_deadline_seconds + self._limits.message_seconds)
             return await self._door.dispatch.perform(waiting)
         finally:
-            self._door.busy.leave()
+            self._door.busy.leave(account)
 
     async def _send(self, content: bytes) -> None:
         self.patience.write_within(self._limits.write_seconds)

@@ -1,26 +1,29 @@
 """What a stranger, and a client, may take of a door: counts, bytes and time."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, Protocol
 
 import trio
 
 from keycluster.cluster.seams import ServeLimits
 from keycluster.cluster.wire.errors import ThrottlingException
 from keycluster.cluster.wire.frames import FRAME_BYTES_MAX, GREETING_BYTES_MAX
+from keycluster.node.shares import THROTTLED_TEXT, Shares
 
 READ_BYTES: Final = 65_536
-"""One receive: bounds how much work lies between two steps of the event loop."""
+"""One receive: bounds the work that is done in one piece (`node/turns.py` bounds all pieces of a turn together)."""
 
 GLANCE_SECONDS: Final = 2.5
 """How often a connection looks at its time limits: they hold to within this, and cost the hot path one assignment."""
 
-THROTTLED_TEXT: Final = "Rate exceeded"
-
 
 @dataclass(frozen=True, slots=True)
 class DoorLimits:
-    """Both doors' limits. Seconds are the other side's time, never ours."""
+    """Both doors' limits. Seconds are the other side's time, never ours.
+
+    Of connections, requests in flight and unfinished bytes one account may hold a quarter (`node/shares.py`).
+    """
 
     connections_max: int = 4_096
     strangers_max: int = 1_024
@@ -35,8 +38,11 @@ class DoorLimits:
     message_seconds: float = 20.0
     """From a frame's or a request's first byte to its last."""
     unfinished_bytes_max: int = 134_217_728
-    """Held of all connections' frames and requests that aren't whole yet. Whoever would exceed it loses theirs: what
-    comes in one receive needs none of it."""
+    """Held of frames and requests that aren't whole yet, of all whose account is known. Whoever would exceed it loses
+    theirs: what comes in one receive needs none of it."""
+    strangers_unfinished_bytes_max: int = 16_777_216
+    """The same of strangers' requests. Who holds most of it is ended first: most first requests come in one receive.
+    Greetings at the native door don't count: `strangers_max` of `greeting_bytes_max` are as much."""
     write_seconds: float = 20.0
     """Until an answer is out: whoever doesn't read it loses the connection."""
     greeting_bytes_max: int = GREETING_BYTES_MAX
@@ -73,53 +79,96 @@ def port_limits(door: DoorLimits) -> ServeLimits:
 
 
 class Busy:
-    """How many requests wait, of one connection and of all (its `parent`)."""
+    """How many requests wait: of one connection, and within its account's share of all connections'."""
 
-    __slots__ = ("_limit", "_parent", "count")
+    __slots__ = ("_account", "_limit", "_shares", "count")
 
-    def __init__(self, limit: int, parent: "Busy | None" = None) -> None:
+    def __init__(self, limit: int, shares: Shares | None = None, account: str = "") -> None:
         self._limit = limit
-        self._parent = parent
+        self._shares = shares
+        self._account = account
         self.count = 0
 
     def enter(self) -> None:
         """Raises ThrottlingException at the limit; `leave` must follow otherwise."""
         if self.count >= self._limit:
             raise ThrottlingException(THROTTLED_TEXT)
-        if self._parent is not None:
-            self._parent.enter()
+        if self._shares is not None:
+            self._shares.enter(self._account)
         self.count += 1
 
     def leave(self) -> None:
         self.count -= 1
-        if self._parent is not None:
-            self._parent.leave()
+        if self._shares is not None:
+            self._shares.leave(self._account)
 
 
-@dataclass(slots=True)
 class Unfinished:
     """Bytes that a door holds of what isn't whole yet, of all connections together."""
 
-    limit: int
-    count: int = 0
+    def __init__(self, limits: DoorLimits) -> None:
+        self.known = Shares(limits.unfinished_bytes_max)
+        self.strangers_count = 0
+        self._strangers_max = limits.strangers_unfinished_bytes_max
+        self._strangers: dict[Holding, None] = {}  # Those who hold anything.
+
+    @property
+    def count(self) -> int:
+        return self.known.count + self.strangers_count
+
+    def strangers_hold(self, holding: "Holding", growth: int) -> None:
+        """`holding` has grown by so many bytes. Whoever holds most makes room; raises ThrottlingException if it is
+        `holding` itself."""
+        self.strangers_count += growth
+        if holding.count:
+            self._strangers[holding] = None
+        else:
+            self._strangers.pop(holding, None)
+        while growth > 0 and self.strangers_count > self._strangers_max:
+            largest = max(self._strangers, key=lambda stranger: stranger.count)
+            if largest is holding:
+                raise ThrottlingException(THROTTLED_TEXT)
+            del self._strangers[largest]
+            self.strangers_count -= largest.count
+            largest.end()
 
 
 class Holding:
-    """One connection's share of a door's `Unfinished`."""
+    """One connection's part of a door's `Unfinished`."""
 
-    __slots__ = ("_all", "count")
+    __slots__ = ("_account", "_all", "_end", "count")
 
-    def __init__(self, unfinished: Unfinished) -> None:
+    def __init__(self, unfinished: Unfinished, end: Callable[[], None]) -> None:
+        """`end` ends the connection."""
         self._all = unfinished
+        self._end = end
+        self._account: str | None = None
         self.count = 0
 
     def hold(self, count: int) -> None:
-        """The connection holds `count` bytes now. Raises ThrottlingException if all together hold too much."""
-        self._all.count += count - self.count
-        grows = count > self.count
+        """The connection holds `count` bytes now. Raises ThrottlingException if that is too much: it must end then."""
+        growth = count - self.count
+        if self._account is None:
+            self.count = count
+            self._all.strangers_hold(self, growth)
+            return
+        if growth > 0:
+            self._all.known.enter(self._account, growth)
+        elif growth < 0:
+            self._all.known.leave(self._account, -growth)
         self.count = count
-        if grows and self._all.count > self._all.limit:
-            raise ThrottlingException(THROTTLED_TEXT)
+
+    def recognise(self, account: str) -> None:
+        """What the connection holds counts as this account's. Raises as `hold`, and then holds nothing."""
+        held = self.count
+        self.hold(0)
+        self._account = account
+        self.hold(held)
+
+    def end(self) -> None:
+        """For others' sake."""
+        self.count = 0
+        self._end()
 
 
 def host_of(address: str) -> str:
@@ -155,11 +204,13 @@ class Patience:
 
 
 class Connections:
-    """A door's connections: bounded, and strangers give way to newer ones."""
+    """A door's connections: bounded, strangers give way to newer ones, and accounts have shares."""
 
     def __init__(self, limits: DoorLimits) -> None:
         self._limits = limits
         self._strangers: dict[trio.CancelScope, None] = {}  # In order of arrival.
+        self._accounts: dict[trio.CancelScope, str] = {}
+        self._shares = Shares(limits.connections_max)
         self.count = 0
         self.evicted = 0
         self.refused = 0
@@ -184,10 +235,41 @@ class Connections:
         self._strangers[scope] = None
         return True
 
-    def recognise(self, scope: trio.CancelScope) -> None:
-        """Whoever is behind this connection has proved who they are."""
+    def recognise(self, scope: trio.CancelScope, account: str) -> None:
+        """Whoever is behind this connection has proved who they are. Raises ThrottlingException, and it is a stranger
+        as before, if the account has its share of connections already."""
+        self._shares.enter(account)
+        self._accounts[scope] = account
         self._strangers.pop(scope, None)
 
     def depart(self, scope: trio.CancelScope) -> None:
         self._strangers.pop(scope, None)
+        account = self._accounts.pop(scope, None)
+        if account is not None:
+            self._shares.leave(account)
         self.count -= 1
+
+
+class Served(Protocol):
+    """A door's side of one connection."""
+
+    patience: Patience
+
+    async def run(self) -> None:
+        """Until the other side ends it or breaks a rule."""
+        ...
+
+
+async def serve_connection(connections: Connections, make: Callable[[trio.Nursery], Served]) -> None:
+    """One connection from its arrival to its end, whoever ends it; its tasks live in the nursery."""
+    async with trio.open_nursery() as nursery:
+        scope = nursery.cancel_scope
+        if not connections.arrive(scope):
+            return
+        try:
+            connection = make(nursery)
+            nursery.start_soon(connection.patience.watch, scope)
+            await connection.run()
+        finally:
+            connections.depart(scope)
+            scope.cancel()

@@ -9,6 +9,7 @@ word.
 """
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Protocol
 
 import trio
@@ -43,7 +44,6 @@ from keycluster.node.dispatch import NOT_ACTIVE_TEXT, NOT_OFFERED_TEXT, Call, Di
 from keycluster.node.doors.limits import (
     DEFAULT_LIMITS,
     READ_BYTES,
-    THROTTLED_TEXT,
     Busy,
     Connections,
     DoorLimits,
@@ -51,10 +51,12 @@ from keycluster.node.doors.limits import (
     Patience,
     Unfinished,
     host_of,
+    serve_connection,
 )
 from keycluster.node.doors.login import LogIn
 from keycluster.node.gate import Answer, Gate, Released, without_trace
 from keycluster.node.room import Credential, Room
+from keycluster.node.shares import THROTTLED_TEXT, Shares
 
 CONNECTION = 0
 """The number of a reply that speaks of the connection itself."""
@@ -89,23 +91,13 @@ class NativeDoor:
         self.join = join
         self.limits = limits
         self.connections = Connections(limits)
-        self.busy = Busy(limits.requests_in_flight_max)
+        self.busy = Shares(limits.requests_in_flight_max)
         self.joins = Busy(limits.joins_max)
-        self.unfinished = Unfinished(limits.unfinished_bytes_max)
+        self.unfinished = Unfinished(limits)
 
     async def serve(self, stream: ByteStream) -> None:
         """One connection, until the other side ends it, breaks a rule or takes too long."""
-        async with trio.open_nursery() as nursery:
-            scope = nursery.cancel_scope
-            if not self.connections.arrive(scope):
-                return
-            try:
-                connection = _Connection(self, stream, nursery)
-                nursery.start_soon(connection.patience.watch, scope)
-                await connection.run()
-            finally:
-                self.connections.depart(scope)
-                scope.cancel()
+        await serve_connection(self.connections, partial(_Connection, self, stream))
 
 
 class _Connection:
@@ -116,14 +108,16 @@ class _Connection:
         self._door = door
         self._limits = door.limits
         self._calls = door.dispatch.native_calls
+        self._turns = door.dispatch.turns
         self._stream = stream
         self._nursery = nursery
         self._source = host_of(stream.peer_address)
         self._splitter = FrameSplitter(self._limits.greeting_bytes_max)
         self._credential: Credential | None = None
         self._caller: Caller | None = None
-        self._busy = Busy(self._limits.connection_requests_max, door.busy)
-        self._holding = Holding(door.unfinished)
+        self._account = ""
+        self._busy = Busy(self._limits.connection_requests_max)
+        self._holding = Holding(door.unfinished, nursery.cancel_scope.cancel)
         self._outbox: list[Answer] = []
         self._is_sending = False
         self._sent = trio.lowlevel.ParkingLot()
@@ -136,7 +130,6 @@ class _Connection:
             return
         if not logged_in:
             return
-        self._door.connections.recognise(self._nursery.cancel_scope)
         self._splitter.frame_bytes_max = self._limits.frame_bytes_max
         try:
             await self._converse()
@@ -172,13 +165,21 @@ class _Connection:
                     frame_bytes_max=self._limits.frame_bytes_max,
                     requests_in_flight_max=self._limits.connection_requests_max,
                 )
+                self._recognise(self._credential)
             except KmsError as refusal:
                 await self._say(Refused(refusal.code, refusal.message, refusal.retryable))
                 return False
-            self._caller = self._credential.caller(self._source)
             await self._say(welcome)
             return True
         return False
+
+    def _recognise(self, credential: Credential) -> None:
+        """Raises ThrottlingException if the account has too many connections."""
+        self._account = credential.record.account
+        self._caller = credential.caller(self._source)
+        self._door.connections.recognise(self._nursery.cancel_scope, self._account)
+        self._busy = Busy(self._limits.connection_requests_max, self._door.busy, self._account)
+        self._holding.recognise(self._account)
 
     async def _one_frame(self) -> bytes | None:
         """The next frame; None at the end. Who hasn't logged in waits for the answer before saying more."""
@@ -224,7 +225,7 @@ class _Connection:
                     self.patience.read_within(limits.message_seconds)  # From the first byte of what isn't whole yet.
                 self._holding.hold(splitter.pending)
             if bodies:
-                answers = self._carry_out(bodies)
+                answers = await self._turns.run(self._account, partial(self._carry_out, bodies))
                 if answers:
                     await self._send(answers)
                 while self._is_sending:  # A task's answer too: what isn't read here is no work, and no answer to hold.

@@ -566,22 +566,43 @@ async def test_known_client_may_idle_longer_than_a_stranger(autojump_clock: Mock
         assert (await client.post("ListKeys")).status == 200
 
 
-async def test_unfinished_requests_of_all_connections_are_bounded(region: Region) -> None:
-    """Whoever goes over loses theirs; the others go on."""
-    region = Region(limits=DoorLimits(unfinished_bytes_max=100_000))
+async def test_unfinished_requests_of_strangers_are_bounded(region: Region) -> None:
+    """Who holds most is ended first, before whoever has just come; the others go on."""
+    region = Region(limits=DoorLimits(strangers_unfinished_bytes_max=100_000))
     half = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 90000\r\n\r\n" + bytes(60_000)
-    async with connected(region) as first:
+    async with connected(region) as first, connected(region) as second, connected(region) as third:
         await first.raw.send(half)
         await trio.testing.wait_all_tasks_blocked()
-        async with connected(region) as second:
-            await second.raw.send(half)
-            assert (await second.response()).code == "ThrottlingException"
-            assert await second.is_closed()
+        await second.raw.send(half[:-20_000])
+        await trio.testing.wait_all_tasks_blocked()
+        assert await first.is_closed()
+        await third.raw.send(half)
+        assert (await third.response()).code == "ThrottlingException"
+        assert await third.is_closed()
         async with connected(region) as honest:
             assert (await honest.post("ListKeys")).status == 200
-        await first.raw.send(bytes(30_000))
-        assert (await first.response()).code == "MissingAuthenticationTokenException"
-        assert region.aws_door.unfinished.count == 0
+        await second.raw.send(bytes(50_000))
+        assert (await second.response()).code == "MissingAuthenticationTokenException"
+    assert region.aws_door.unfinished.count == 0
+
+
+async def test_strangers_take_no_memory_from_those_who_are_known(region: Region) -> None:
+    """Their unfinished requests count apart; a known account's own are bounded by its share."""
+    region = Region(limits=DoorLimits(unfinished_bytes_max=200_000, strangers_unfinished_bytes_max=70_000))
+    half = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 90000\r\n\r\n" + bytes(40_000)
+    async with connected(region) as stranger, connected(region) as known, connected(region) as too_much:
+        await stranger.raw.send(half)
+        for client in (known, too_much):
+            assert (await client.post("ListKeys")).status == 200
+        await known.raw.send(half)
+        await trio.testing.wait_all_tasks_blocked()
+        await too_much.raw.send(half)
+        assert (await too_much.response()).code == "ThrottlingException"
+        assert await too_much.is_closed()
+        for client in (stranger, known):
+            await client.raw.send(bytes(50_000))
+            assert (await client.response()).code == "MissingAuthenticationTokenException"
+    assert region.aws_door.unfinished.count == 0
 
 
 async def test_write_past_the_deadline_is_answered_500(autojump_clock: MockClock) -> None:

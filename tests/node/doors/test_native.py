@@ -418,8 +418,8 @@ async def test_requests_over_the_limit_are_throttled() -> None:
 
 
 async def test_writes_in_flight_over_the_limit_are_throttled_and_come_free_again() -> None:
-    """Of one connection, and of all together."""
-    region = Region(limits=DoorLimits(connection_requests_max=3, requests_in_flight_max=4))
+    """Of one connection, and of all of its account: a quarter of the door's."""
+    region = Region(limits=DoorLimits(connection_requests_max=3, requests_in_flight_max=16))
     region.applied.hold = trio.Event()
     async with region.native() as one, region.native() as other:
         for _ in range(3):
@@ -494,7 +494,7 @@ async def test_frame_that_trickles_in_is_cut_off(autojump_clock: MockClock) -> N
 
 async def test_unfinished_frames_of_all_connections_are_bounded() -> None:
     """Whoever goes over loses theirs, and what comes whole needs no room."""
-    region = Region(limits=DoorLimits(unfinished_bytes_max=100_000))
+    region = Region(limits=DoorLimits(unfinished_bytes_max=400_000))
     door = region.native_door
     half = (500_000).to_bytes(4, "big") + bytes(60_000)
     async with region.native() as client:
