@@ -9,6 +9,7 @@ caught up. The clock is then one read after the question came, as L2 demands.
 from keycluster.cluster.leases.grantor import LeaseGrantor
 from keycluster.cluster.leases.messages import LeaseAsk
 from keycluster.cluster.leases.removal import WaitingChange, leaving, taken_out
+from keycluster.cluster.leases.successor import voters_heard_lately
 from keycluster.cluster.raft.core import RaftCore
 from keycluster.cluster.raft.errors import HandingOver, MembershipRefused, RaftError
 from keycluster.cluster.raft.membership import first_step
@@ -120,15 +121,15 @@ class Leadership:
 
     def step_aside(self, applied: LogIndex, now: Instant) -> None:
         """Hands over when this leader's own apply hangs: nothing is settled before it has applied (L5), so it would
-        stop every write for ever. To a voter that has applied more; if there is none, nobody could do better."""
+        stop every write for ever. To a voter heard of lately that has applied more; if there is none, nobody could do better."""
         if applied > self._applied or applied >= self._core.commit_index:
             self._applied, self._applied_at = applied, now
         if now - self._applied_at < APPLY_STALL_NS or self._core.is_handing_over:
             return
         self._applied_at = now  # Tried again after as long, should it fail.
-        ahead = [(self.book.applied_at(voter), voter) for voter in self._core.membership.voters]
-        best_applied, best = max(ahead)
-        if best_applied > applied and best != self._core.node:
+        ahead = [(self.book.applied_at(voter), voter) for voter in voters_heard_lately(self._core, now)]
+        best_applied, best = max(ahead, default=(applied, self._core.node))
+        if best_applied > applied:
             self._core.transfer_leadership(best, now)
 
     # What tick must not miss

@@ -21,6 +21,7 @@ from keycluster.cluster.keys.records import (
     load_members,
 )
 from keycluster.cluster.keys.token import open_secret
+from keycluster.cluster.leases.successor import voters_heard_lately
 from keycluster.cluster.raft.errors import RaftError
 from keycluster.cluster.replica import Replica
 from keycluster.cluster.seams import Clock
@@ -146,19 +147,9 @@ class AdminHandlers:
 
 
 def best_successor(replica: Replica, now: Instant, *, leaving: Collection[NodeId] = ()) -> NodeId | None:
-    """The other voter, heard of a moment ago and staying, whose log is the longest; None if there is none.
-
-    One that is dead would leave the region without a leader for a time-out: it was told to campaign and can't.
-    """
+    """The other voter, heard of a moment ago and staying, whose log is the longest; None if there is none."""
     core = replica.core
-    fit = [
-        (progress.match, node)
-        for node, progress in core.progress.items()
-        if node in core.membership.voters
-        and node not in leaving
-        and progress.heard_at is not None
-        and now - progress.heard_at <= core.config.election_ns
-    ]
+    fit = [(core.progress[node].match, node) for node in voters_heard_lately(core, now) if node not in leaving]
     return max(fit, default=(0, None))[1]
 
 

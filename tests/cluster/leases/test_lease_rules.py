@@ -247,6 +247,20 @@ def leader_whose_apply_hangs() -> None:
         world.run_for(50 * MILLISECOND)
 
 
+def leader_whose_apply_hangs_when_the_best_voter_is_dead() -> None:
+    """L5: it gives leadership to one that can take it, though a dead one had applied as much."""
+    world = region()
+    old = leader_of(world)
+    alive, dead = sorted(others(world, old.node))  # Among equals the last one is chosen.
+    world.set_apply_hangs(old.node, True)
+    index = propose(world, old)
+    world.run_for(500 * MILLISECOND)
+    world.crash(dead)
+    took = world.run_while(lambda: world.settled < index, ns_max=20 * SECOND)
+    require(leader_of(world).node == alive, f"{alive} doesn't lead")
+    require(took < 3 * SECOND, f"writes stood still for {took} ns")
+
+
 # L3, L5
 
 
@@ -545,6 +559,7 @@ CASES = (
     Case(member_of_an_uncommitted_configuration, ("grants to members of a configuration not committed",)),
     Case(apply_that_hangs, ("grants to members that lag for ever",)),
     Case(leader_whose_apply_hangs, ("leads on though its apply hangs",)),
+    Case(leader_whose_apply_hangs_when_the_best_voter_is_dead, ("leads on though its apply hangs",)),
     Case(
         member_cut_off_at_the_bound_of_drift,
         ("ignores the drift of clocks", "notes nothing", "acknowledges without counting holders"),

@@ -1,0 +1,18 @@
+"""To whom a leader may hand over: other voters that it heard of a moment ago.
+
+One that is dead or cut off would be told to campaign and couldn't: the region would be without a leader for a time-out.
+"""
+
+from keycluster.cluster.raft.core import RaftCore
+from keycluster.cluster.types import Instant, NodeId
+
+
+def voters_heard_lately(core: RaftCore, now: Instant) -> list[NodeId]:
+    """As leader: within the shortest election time-out. Sorted; without the leader itself, which isn't in `progress`."""
+    return sorted(
+        node
+        for node, progress in core.progress.items()
+        if node in core.membership.voters
+        and progress.heard_at is not None
+        and now - progress.heard_at <= core.config.election_ns
+    )
