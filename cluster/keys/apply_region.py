@@ -78,7 +78,8 @@ def found_region(state: StateWriter, now: ClusterTime, body: commands.FoundRegio
         _check(NAME_PATTERN.fullmatch(authority.name) is not None, "authority")
         _check(len(authority.certificate) <= CERTIFICATE_BYTES_MAX, "authority's certificate")
         _check(len(authority.private_key_sealed) <= SEALED_BYTES_MAX, "authority's private key")
-    store(state, Table.REGION, ONLY_ROW, RegionRecord(body.region, now, body.generation))
+    operators = int(body.access_key.operator)
+    store(state, Table.REGION, ONLY_ROW, RegionRecord(body.region, now, body.generation, operators=operators))
     generation = GenerationRecord(body.generation, now, GenerationState.ACTIVE)
     store(state, Table.GENERATIONS, generation_row(body.generation), generation)
     for authority in body.authorities:
@@ -153,20 +154,34 @@ def create_access_key(transition: Transition, body: commands.CreateAccessKey) ->
     _check_access_key(body.access_key)
     if load_access_key(transition.state, body.access_key.access_key_id) is not None:
         raise AlreadyExistsException("The command's access key id is taken")
+    if body.access_key.operator:
+        _count_operators(transition, 1)
     return _store_access_key(transition.state, transition.now, body.access_key)
 
 
 def deactivate_access_key(
     transition: Transition, body: commands.DeactivateAccessKey
 ) -> admin.DeactivateAccessKeyResponse:
-    """For ever. Its version moves on too, so that a command on its way with it is refused whatever comes later."""
+    """For ever. Its version moves on too, so that a command on its way with it is refused whatever comes later.
+
+    The last operator's stays: two operators may deactivate each other's at once, each seeing the other's active.
+    """
     access_key = load_access_key(transition.state, body.access_key_id)
     if access_key is None:
         raise NotFoundException(f"There is no access key {body.access_key_id}")
     if access_key.active:
+        if access_key.operator:
+            if transition.region.operators <= 1:
+                raise ConflictException("The last active access key of an operator can't be deactivated")
+            _count_operators(transition, -1)
         inactive = replace(access_key, active=False, version=access_key.version + 1)
         store(transition.state, Table.ACCESS_KEYS, access_key_row(body.access_key_id), inactive)
     return admin.DeactivateAccessKeyResponse()
+
+
+def _count_operators(transition: Transition, change: int) -> None:
+    region = transition.region
+    store(transition.state, Table.REGION, ONLY_ROW, replace(region, operators=region.operators + change))
 
 
 def confirm_time(transition: Transition, body: commands.ConfirmTime) -> admin.ConfirmTimeResponse:

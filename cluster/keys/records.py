@@ -175,6 +175,7 @@ class RegionRecord(Record, frozen=True):
     founded: ClusterTime
     generation: int  # The active domain key generation: apply takes new tokens under this one only.
     partition: str = "aws"
+    operators: int = 0  # Active access keys of operators: the last one stays, or nobody could ever make another.
 
 
 class AccessKeyRecord(Record, frozen=True):

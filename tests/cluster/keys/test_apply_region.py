@@ -271,6 +271,23 @@ def test_access_key_is_created_used_and_deactivated_for_ever() -> None:
     assert machine.code(DeactivateAccessKey("AKIANOBODY0000000000")) == "NotFoundException"
 
 
+def test_last_operator_s_access_key_stays() -> None:
+    """Two operators deactivate each other's at once: the second is refused, and somebody can still make new ones."""
+    machine = KeyMachine()
+    second = new_access_key("AKIASECOND0000000000", ACCOUNT, operator=True)
+    machine.ok(CreateAccessKey(second))
+    assert machine.region.operators == 2
+    other = replace(machine.caller, access_key_id=second.access_key_id)
+    machine.ok(DeactivateAccessKey(OPERATOR_KEY), caller=other)
+    machine.ok(DeactivateAccessKey(OPERATOR_KEY), caller=other)  # A repeat counts nothing down.
+    assert machine.region.operators == 1
+    assert machine.code(DeactivateAccessKey(second.access_key_id), caller=other) == "ConflictException"
+    machine.ok(CreateAccessKey(new_access_key("AKIATHIRD00000000000", ACCOUNT, operator=True)), caller=other)
+    machine.ok(DeactivateAccessKey(OTHER_KEY), caller=other)  # No operator's: not counted.
+    machine.ok(DeactivateAccessKey(second.access_key_id), caller=other)
+    assert machine.region.operators == 1
+
+
 @pytest.mark.parametrize(
     "fields",
     [{"account": AccountId("123")}, {"access_key_id": "short"}, {"principal": ""}, {"secret_sealed": bytes(16_385)}],
