@@ -59,9 +59,9 @@ def read_region(path: Path, region: str | None) -> Endpoints:
     """One region of an endpoints file. Raises CommandFailed."""
     try:
         return read_endpoints(path, region)
-    except FileNotFoundError:
+    except FileNotFoundError as error:
         raise CommandFailed(
-            f"{path} does not exist", hint="is the region running? `keycluster dev --dir DIR` starts one"
+            f"{error.filename} does not exist", hint="is the region running? `keycluster dev --dir DIR` starts one"
         ) from None
     except OSError as error:
         raise CommandFailed(f"{path}: {error.strerror}") from None
