@@ -37,6 +37,7 @@ from keycluster.cluster.wire.frames import (
 REQUEST_OVERHEAD_BYTES = 128  # Number, operation, deadline and request id, and the frame's own few bytes.
 WATCH_SECONDS = 0.5  # How long a node may be silent before it is asked for a sign of life.
 SILENCE_SECONDS_MAX = 1.0  # How long that sign may take. Below it a busy node's garbage collection is no death.
+SECOND_LOOK_SECONDS = 0.05  # Then the node is silent for good: what had come while the loop was held up is read by now.
 SIGN_OF_LIFE = "NodeStatus"  # Any answer will do, a refusal as well; every node has one at once.
 _NUMBER_MAX = 2**32 - 1
 _EMPTY = Raw(b"\x80")  # An empty map.
@@ -90,6 +91,7 @@ class Connection:
         self._watch_scope = anyio.CancelScope()
         self._heard_at = runtime.now()
         self._sign_asked_at: float | None = None
+        self._suspected_at = math.inf  # When no sign was found to have come in time.
         self.is_open = True
         self._lost = ""  # Why, once it isn't open any more.
         self._scope = anyio.CancelScope()
@@ -216,6 +218,7 @@ class Connection:
             while content := await self._stream.receive():
                 self._heard_at = self._now()
                 self._sign_asked_at = None
+                self._suspected_at = math.inf
                 for body in splitter.feed(content):
                     self._take_replies(decode_replies(body))
                 if self._writer_waits and (self._queue or self._stream.has_output):
@@ -256,16 +259,24 @@ class Connection:
             self._watch_at = math.inf
             next_deadline = min((call.deadline for call in waiting if not call.ended), default=None)
             if next_deadline is not None:
-                self._check_silence(now)
-                self._watch_at = min(next_deadline, now + WATCH_SECONDS)
+                self._watch_at = min(next_deadline, now + self._check_silence(now))
 
-    def _check_silence(self, now: float) -> None:
-        if self._sign_asked_at is not None:
-            if now - self._sign_asked_at >= SILENCE_SECONDS_MAX:
-                self._lose("the node is silent")
-        elif now - self._heard_at >= WATCH_SECONDS:
-            self._sign_asked_at = now
-            self._ask_for_sign()
+    def _check_silence(self, now: float) -> float:
+        """Returns in how many seconds to look again.
+
+        An application may hold up the loop for longer than the sign may take; then this runs before the reader has had
+        its turn, with the node's answer in the socket. So the first finding is a suspicion only.
+        """
+        if self._sign_asked_at is None:
+            if now - self._heard_at >= WATCH_SECONDS:
+                self._sign_asked_at = now
+                self._ask_for_sign()
+        elif now - self._suspected_at >= SECOND_LOOK_SECONDS:
+            self._lose("the node is silent")
+        elif now - self._sign_asked_at >= SILENCE_SECONDS_MAX:
+            self._suspected_at = min(self._suspected_at, now)
+            return SECOND_LOOK_SECONDS
+        return WATCH_SECONDS
 
     def _ask_for_sign(self) -> None:
         """Past the queue and one more than may be in flight: a refusal for that is a sign of life too."""

@@ -1,6 +1,7 @@
 """One connection: shared frames, replies in any order, bounds, deadlines, cancellation and silence."""
 
 import random
+import time
 
 import anyio
 import msgspec
@@ -8,7 +9,10 @@ import pytest
 
 from keycluster import errors
 from keycluster.client import connection as connection_module
+from keycluster.client.runtime import current_runtime
 from keycluster.cluster.wire import frames
+
+EMPTY = msgspec.Raw(b"\x80")
 
 
 def hold_with(fake):
@@ -317,6 +321,58 @@ def test_silent_node_is_left_for_another(run, region_of, fake, monkeypatch):
             assert anyio.current_time() - start < 2
             signs = [request for batch in region.nodes[0].batches for request in batch][5:]
             assert [request.operation for request in signs] == ["NodeStatus"]
+
+    run(body)
+
+
+class StreamUnderAHeldUpLoop:
+    """A node that answers once it is asked for a sign of life. Reading takes a few turns of the loop, and just then the
+    application holds up the loop."""
+
+    has_output = False
+
+    def __init__(self, hold_up):
+        self._hold_up = hold_up
+        self._splitter = frames.FrameSplitter(frames.FRAME_BYTES_MAX)
+        self._requests = []
+        self._asked = anyio.Event()
+
+    def write_nowait(self, content):
+        for body in self._splitter.feed(content):
+            self._requests += frames.decode_requests(body)
+        if self._requests[-1].operation == connection_module.SIGN_OF_LIFE:
+            self._asked.set()
+
+    async def flush(self):
+        raise AssertionError("there is nothing to flush")
+
+    async def receive(self):
+        await self._asked.wait()
+        self._asked = anyio.Event()
+        self._hold_up()
+        for _ in range(3):
+            await anyio.lowlevel.checkpoint()
+        return frames.encode_replies([frames.Reply(request.id, False, EMPTY) for request in self._requests])
+
+    async def aclose(self):
+        return
+
+
+def test_node_is_not_called_silent_for_a_held_up_loop(run, monkeypatch):
+    """An application that computes for seconds keeps the reader from its turn: the node's answer lies in the socket."""
+
+    async def body():
+        monkeypatch.setattr(connection_module, "WATCH_SECONDS", 0.05)
+        monkeypatch.setattr(connection_module, "SILENCE_SECONDS_MAX", 0.1)
+        stream = StreamUnderAHeldUpLoop(lambda: time.sleep(0.2))
+        welcome = frames.Welcome(bytes(32), frames.FRAME_BYTES_MAX, 10)
+        connection = connection_module.Connection(stream, welcome, current_runtime(), in_flight_max=10)
+        async with anyio.create_task_group() as group:
+            group.start_soon(connection.run)
+            deadline = anyio.current_time() + 5
+            reply = await connection.ask("Encrypt", EMPTY, request_id=None, deadline=deadline)
+            assert not reply.failed
+            connection.close()
 
     run(body)
 
