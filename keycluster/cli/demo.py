@@ -25,6 +25,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 from rich.table import Table
 
 from keycluster import KeyClient, errors
+from keycluster.cli.main import INTERRUPTED
 
 REGION = "us-east-1"
 FILE_BYTES = 64 * 1024 * 1024
@@ -61,14 +62,16 @@ def main() -> int:
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="keycluster-demo-") as folder:
         console.print("[bold]Keycluster[/bold]  a region of three zones on this machine, from nothing\n")
-        region = subprocess.Popen(
-            [sys.executable, "-m", "keycluster", "dev", "--dir", folder, "--regions", REGION],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,  # It would tell of the killed leader's end in the midst of the progress bar.
-            start_new_session=True,
-        )
+        complaints = Path(folder) / "complaints"  # Of the killed leader's end, too: not in the midst of a progress bar.
+        with complaints.open("wb") as stderr:
+            region = subprocess.Popen(
+                [sys.executable, "-m", "keycluster", "dev", "--dir", folder, "--regions", REGION],
+                stdout=subprocess.DEVNULL,
+                stderr=stderr,
+                start_new_session=True,
+            )
         try:
-            endpoints = _wait_for_region(Path(folder) / "endpoints.json", region)
+            endpoints = _wait_for_region(Path(folder) / "endpoints.json", region, complaints)
             _done(f"three nodes answer, in {', '.join(node['az'] for node in endpoints['nodes'])}", began)
             trio.run(_demonstrate, Path(folder), endpoints)
         finally:
@@ -78,11 +81,11 @@ def main() -> int:
     return 0
 
 
-def _wait_for_region(path: Path, region: "subprocess.Popen[bytes]") -> dict[str, Any]:
+def _wait_for_region(path: Path, region: "subprocess.Popen[bytes]", complaints: Path) -> dict[str, Any]:
     deadline = time.monotonic() + START_S_MAX
     while not path.exists():
         if region.poll() is not None or time.monotonic() > deadline:
-            raise SystemExit("the region did not start")
+            raise SystemExit(f"the region did not start: {complaints.read_text().strip()}")
         time.sleep(0.05)
     content = json.loads(path.read_text())
     return {**content, "nodes": content["regions"][REGION]["nodes"]}
@@ -98,7 +101,7 @@ async def _demonstrate(folder: Path, endpoints: dict[str, Any]) -> None:
         began = time.monotonic()
         key = (await client.create_key(description="demo")).key_metadata.key_id
         await client.create_alias(alias_name="alias/demo", target_key_id=key)
-        _done(f"a key, and the name alias/demo for it: {key}", began)
+        _done(f"a key, named alias/demo: {key}", began)
         await _use_at_each_node(client, endpoints)
         await trio.to_thread.run_sync(_use_boto3, endpoints)
         await _file_with_a_dead_leader(client, folder, endpoints, key)
@@ -218,4 +221,11 @@ def _summary(leader: str, successor: str | None, writes: Load, uses: Load, *, sa
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    except BaseExceptionGroup as group:  # A nursery wraps Ctrl-C too.
+        if group.split(KeyboardInterrupt)[1] is not None:
+            raise
+        sys.exit(INTERRUPTED)
