@@ -16,7 +16,7 @@ from enum import Enum
 import trio
 
 from keycluster.cluster.cluster_time import NoClusterTime
-from keycluster.cluster.keys.commands import Outcome
+from keycluster.cluster.keys.commands import Outcome, account_of
 from keycluster.cluster.peer_messages import Forward, ForwardReply
 from keycluster.cluster.raft.errors import HandingOver, NotLeader, ProposalsFull
 from keycluster.cluster.raft.messages import Entry
@@ -25,14 +25,15 @@ from keycluster.cluster.seams import Clock, Entropy
 from keycluster.cluster.store.state import StateView
 from keycluster.cluster.types import ClusterTime, LogIndex, NodeId, Term
 from keycluster.cluster.wire.errors import ThrottlingException
-from keycluster.node.actors import Ask, Mailbox, MailboxFull
+from keycluster.node.actors import Ask, Mailbox
 from keycluster.node.raft_driver import Touched
+from keycluster.node.shares import THROTTLED_TEXT, Shares
 
-WAITING_MAX = 4096  # This node's commands under way, and a leader's in its log; beyond it callers are throttled.
+# Beyond these callers are throttled; one account has a share of each (`shares.py`).
+WAITING_MAX = 4096  # This node's commands under way, and a leader's in its log, from whichever node they came.
 WAITING_BYTES_MAX = 64 * 1024 * 1024  # Of this node's commands under way.
 FORWARD_AGAIN_S = 5.0  # Lost replies are noticed with their stream; this is for one that a full outbox dropped.
 NUMBER_BYTES = 7  # Counted on from, a number still fits 64 bits.
-THROTTLED_TEXT = "Rate exceeded"
 TRY_AGAIN_FIRST_S = 0.03  # After a leader that is handing over, or has lost it without anybody knowing the next one.
 TRY_AGAIN_LONGEST_S = 0.25  # All that wait try again alike: they must not be what keeps the loop busy.
 
@@ -91,6 +92,8 @@ class Proposals:
         entropy: Entropy,
         send: Callable[[NodeId, Forward | ForwardReply], bool],
         pump: Callable[[], None],
+        waiting_max: int = WAITING_MAX,
+        waiting_bytes_max: int = WAITING_BYTES_MAX,
     ) -> None:
         """`send` returns whether the message is on its way at all."""
         self._node = node
@@ -99,14 +102,15 @@ class Proposals:
         self._clock = clock
         self._send = send
         self._pump = pump
-        self._queue: Mailbox[tuple[bytes, Deliver]] = Mailbox(capacity=WAITING_MAX)
+        self._queue: Mailbox[tuple[bytes, Deliver]] = Mailbox(capacity=waiting_max)
+        self._proposed = Shares(waiting_max)  # In the queue or in the log.
         self._in_log: dict[LogIndex, _InLog] = {}
         self._to_acknowledge: list[LogIndex] = []  # A heap: acknowledged in the log's order.
         self._forwarded: dict[int, _Forwarded] = {}
         # Forwards' numbers begin anywhere: a leader may still answer this node's former process, by its numbers.
         self._number = int.from_bytes(entropy.random_bytes(NUMBER_BYTES), "big")
-        self._under_way = 0
-        self._under_way_bytes = 0
+        self._under_way = Shares(waiting_max)
+        self._under_way_bytes = Shares(waiting_bytes_max)
         self._all_done = trio.Event()
         self._retires = False
         self._leadership: tuple[NodeId | None, Term] = (replica.core.leader, replica.core.term)
@@ -117,8 +121,8 @@ class Proposals:
 
     def statistics(self) -> ProposalsStatistics:
         return ProposalsStatistics(
-            under_way=self._under_way,
-            under_way_bytes=self._under_way_bytes,
+            under_way=self._under_way.count,
+            under_way_bytes=self._under_way_bytes.count,
             forwarded=len(self._forwarded),
             in_log=len(self._in_log),
             reads=len(self._reads),
@@ -143,16 +147,17 @@ class Proposals:
             await self._reads.setdefault(index, trio.Event()).wait()
 
     async def propose(self, command: bytes) -> Outcome:
-        if self._under_way >= WAITING_MAX or self._under_way_bytes > WAITING_BYTES_MAX:
-            raise ThrottlingException(THROTTLED_TEXT)
-        self._under_way += 1
-        self._under_way_bytes += len(command)
+        account = account_of(command)
+        self._under_way.enter(account)
         try:
-            return await self._propose_until_done(command)
+            self._under_way_bytes.enter(account, len(command))
+            try:
+                return await self._propose_until_done(command)
+            finally:
+                self._under_way_bytes.leave(account, len(command))
         finally:
-            self._under_way -= 1
-            self._under_way_bytes -= len(command)
-            if not self._under_way:
+            self._under_way.leave(account)
+            if not self._under_way.count:
                 self._all_done.set()
                 self._all_done = trio.Event()
 
@@ -196,17 +201,22 @@ class Proposals:
     async def retire(self) -> None:
         """This node serves nothing any more; returns once nobody waits for a command here."""
         self._retires = True
-        while self._under_way:
+        while self._under_way.count:
             await self._all_done.wait()
 
     def _enqueue(self, command: bytes, deliver: Deliver) -> None:
-        if len(self._in_log) >= WAITING_MAX:
+        account = account_of(command)
+        try:
+            self._proposed.enter(account)
+        except ThrottlingException:
             deliver(Setback.THROTTLED)
             return
-        try:
-            self._queue.tell((command, deliver))
-        except MailboxFull:
-            deliver(Setback.THROTTLED)
+
+        def leave_and_deliver(result: Outcome | Setback) -> None:
+            self._proposed.leave(account)
+            deliver(result)
+
+        self._queue.tell((command, leave_and_deliver))
 
     async def another_leads(self) -> None:
         """Returns once another node is known to lead."""

@@ -284,6 +284,14 @@ class Command(Part, frozen=True):
     body: CommandBody
 
 
+class _Beginning(Part, frozen=True):
+    """A command's first members."""
+
+    version: int
+    request_id: bytes
+    caller: Caller
+
+
 class Payload(Struct, frozen=True):
     """A log payload, decoded."""
 
@@ -306,6 +314,7 @@ class Outcome(Part, frozen=True):
 
 _ENCODER = msgspec.msgpack.Encoder()
 _COMMAND_DECODER = msgspec.msgpack.Decoder(Command)
+_BEGINNING_DECODER = msgspec.msgpack.Decoder(_Beginning)
 _OUTCOME_DECODER = msgspec.msgpack.Decoder(Outcome)
 
 
@@ -343,6 +352,14 @@ def decode_command(command: bytes) -> Command:
     if _ENCODER.encode(decoded) != command:
         raise CommandMalformed("not the one encoding of its command")
     return decoded
+
+
+def account_of(command: bytes) -> str:
+    """Whose command it is, without a look at the rest. Empty for the region's own, and for what is no command."""
+    try:
+        return _BEGINNING_DECODER.decode(command).caller.account
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return ""
 
 
 def stamp(command: bytes, time: ClusterTime, running_ns: int) -> bytes:

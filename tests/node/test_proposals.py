@@ -11,13 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keycluster.cluster.cluster_time import NoClusterTime
-from keycluster.cluster.keys.commands import Outcome
+from keycluster.cluster.keys.commands import Caller, Outcome, UpdateKeyDescription, encode_command
 from keycluster.cluster.peer_messages import Forward, ForwardReply
 from keycluster.cluster.raft.errors import HandingOver, NotLeader, ProposalsFull
 from keycluster.cluster.raft.messages import Entry, EntryKind
 from keycluster.cluster.replica import Replica
 from keycluster.cluster.store.state import StateView
-from keycluster.cluster.types import Instant, LogIndex, NodeId, Term, WallTime
+from keycluster.cluster.types import AccountId, Instant, LogIndex, NodeId, Term, WallTime
 from keycluster.cluster.wire.errors import ThrottlingException
 from keycluster.node import proposals as module
 from keycluster.node.proposals import FORWARD_AGAIN_S, Proposals
@@ -57,7 +57,7 @@ class ScriptedReplica:
 class Bench:
     """Proposals on a scripted replica, and what became of each command."""
 
-    def __init__(self) -> None:
+    def __init__(self, **limits: int) -> None:
         self.replica = ScriptedReplica()
         self.sent: list[tuple[NodeId, Forward | ForwardReply]] = []
         self.reachable = True
@@ -71,6 +71,7 @@ class Bench:
             entropy=RealEntropy(),
             send=self._send,
             pump=self._pump,
+            **limits,
         )
 
     def _send(self, peer: NodeId, message: Forward | ForwardReply) -> bool:
@@ -319,41 +320,64 @@ async def test_a_full_leader_hides_no_change_that_may_be_made(bench: Bench, nurs
     assert bench.results == {b"a": DONE}
 
 
+def command_of(account: str, number: int, *, size: int = 0) -> bytes:
+    """A command of that account's, unlike any with another number."""
+    caller = Caller(AccountId(account), "arn:aws:iam::1:root", f"AKIA{account}", 1, "192.0.2.1")
+    body = UpdateKeyDescription(str(number), "d" * size)
+    return encode_command(body, caller, request_id=number.to_bytes(16, "big"), params_hash=bytes(32))
+
+
+async def propose_all(bench: Bench, nursery: trio.Nursery, commands: Sequence[bytes]) -> list[int]:
+    """Proposes them one after the other; which of them were throttled."""
+    for command in commands:
+        nursery.start_soon(bench.propose, command)
+        await trio.testing.wait_all_tasks_blocked()
+    return [
+        place for place, command in enumerate(commands) if isinstance(bench.results.get(command), ThrottlingException)
+    ]
+
+
 @pytest.mark.parametrize("leader", [None, ME, N2])
-async def test_callers_beyond_the_limit_are_throttled(
-    bench: Bench, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch, leader: NodeId | None
-) -> None:
-    """Held, proposed or forwarded: no more of them than the limit."""
-    monkeypatch.setattr(module, "WAITING_MAX", 3)
+async def test_callers_beyond_their_share_are_throttled(nursery: trio.Nursery, leader: NodeId | None) -> None:
+    """Held, proposed or forwarded: an account has a quarter, and leaves the rest to others."""
+    bench = Bench(waiting_max=12)
+    await nursery.start(bench.proposals.run)
     bench.lead(leader, 1)
-    for command in (b"a", b"b", b"c", b"d"):
-        nursery.start_soon(bench.propose, command)
-        await trio.testing.wait_all_tasks_blocked()
-    assert list(bench.results) == [b"d"]
-    assert isinstance(bench.results[b"d"], ThrottlingException)
+    commands = [command_of("1", number) for number in range(5)] + [command_of("2", 5), command_of("3", 6)]
+    assert await propose_all(bench, nursery, commands) == [3, 4]
 
 
-async def test_callers_are_throttled_by_bytes_too(
-    bench: Bench, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_callers_are_throttled_beyond_the_limit_of_all(nursery: trio.Nursery) -> None:
+    """However many accounts there are."""
+    bench = Bench(waiting_max=4)
+    commands = [command_of(str(number), number) for number in range(6)]
+    assert await propose_all(bench, nursery, commands) == [4, 5]
+
+
+async def test_callers_are_throttled_by_bytes_too(nursery: trio.Nursery) -> None:
     """A few large commands are as bad as many small ones."""
-    monkeypatch.setattr(module, "WAITING_BYTES_MAX", 100)
-    for command in (b"a" * 60, b"b" * 60, b"c"):
-        nursery.start_soon(bench.propose, command)
-        await trio.testing.wait_all_tasks_blocked()
-    assert list(bench.results) == [b"c"]
+    bench = Bench(waiting_bytes_max=8_000)
+    commands = [command_of("1", 0, size=1_500), command_of("1", 1, size=1_500), command_of("2", 2, size=1_500)]
+    assert await propose_all(bench, nursery, commands) == [1]
+    assert bench.proposals.statistics().under_way == 2
 
 
-async def test_a_leaders_log_takes_no_more_than_the_limit(
-    bench: Bench, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Forwarded ones count like its own."""
-    monkeypatch.setattr(module, "WAITING_MAX", 2)
+async def test_a_leaders_log_takes_no_more_of_an_account_than_its_share(nursery: trio.Nursery) -> None:
+    """From whichever nodes they are forwarded. What is done makes room."""
+    bench = Bench(waiting_max=8)
+    await nursery.start(bench.proposals.run)
     bench.lead(ME, 1)
-    for number in range(3):
-        bench.proposals.take_forward(N2, Forward(number, b"x"))
+    for number, account in enumerate(("1", "1", "1", "2")):
+        bench.proposals.take_forward(N2 if number % 2 else N3, Forward(number, command_of(account, number)))
         await trio.testing.wait_all_tasks_blocked()
-    assert bench.replies == [(N2, ForwardReply(2, None, throttled=True))]
+    assert bench.replies == [(N3, ForwardReply(2, None, throttled=True))]
+    for index in (11, 12, 13):
+        bench.apply(index, term=1)
+    bench.settle(13)
+    bench.proposals.take_forward(N2, Forward(4, command_of("1", 4)))
+    bench.proposals.take_forward(N2, Forward(5, command_of("1", 5)))
+    await trio.testing.wait_all_tasks_blocked()
+    assert bench.replica.proposed[-1] == [command_of("1", 4), command_of("1", 5)]
 
 
 async def test_a_cancelled_caller_leaves_nothing_behind(bench: Bench, nursery: trio.Nursery) -> None:

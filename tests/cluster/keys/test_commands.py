@@ -15,6 +15,7 @@ from keycluster.cluster.keys.commands import (
     EnableKey,
     NewBackingKey,
     Outcome,
+    account_of,
     decode_command,
     decode_outcome,
     decode_payload,
@@ -57,9 +58,16 @@ def test_command_cut_short_or_longer_is_malformed(body: Any, data: st.DataObject
         decode_command(command + b"\x00")
 
 
+@given(bodies, callers)
+def test_account_of_a_command_is_its_caller_s(body: Any, caller: Caller) -> None:
+    """Whatever the rest of it says."""
+    assert account_of(encode_command(body, caller)) == caller.account
+
+
 @given(st.binary(max_size=200))
 def test_payload_of_garbage_is_malformed(garbage: bytes) -> None:
     """Bytes that nobody stamped raise CommandMalformed and nothing else."""
+    account_of(garbage)  # Raises nothing.
     with pytest.raises(CommandMalformed):
         decode_payload(garbage)
     with pytest.raises(CommandMalformed):
