@@ -21,7 +21,16 @@ import structlog
 import trio
 
 from keycluster.cluster.peer_messages import PeerMessage, encode_peer_message
-from keycluster.cluster.seams import AddressReport, ByteStream, DialError, Entropy, Network, TlsIdentity
+from keycluster.cluster.seams import (
+    DEFAULT_LIMITS,
+    AddressReport,
+    ByteStream,
+    DialError,
+    Entropy,
+    Network,
+    ServeLimits,
+    TlsIdentity,
+)
 from keycluster.cluster.types import LogIndex, NodeId, Term
 from keycluster.node.peer_link import (
     PEER_PROTOCOL_VERSION,
@@ -147,6 +156,7 @@ class Peers:
         peer_ca: bytes,
         listen: str,
         directory: MemberDirectory,
+        limits: ServeLimits = DEFAULT_LIMITS,
     ) -> None:
         self._node = node
         self._region = region
@@ -156,6 +166,7 @@ class Peers:
         self._peer_ca = peer_ca
         self._listen = listen
         self._directory = directory
+        self._limits = limits
         self._receiver: PeerReceiver | None = None
         self._outboxes: dict[NodeId, _Outbox] = {}
         self._incoming: dict[NodeId, _Incoming] = {}
@@ -210,7 +221,12 @@ class Peers:
 
     async def _serve(self, task_status: AddressReport) -> None:
         await self._network.serve_peers(
-            self._listen, self._accept, identity=self._identity, peer_ca=self._peer_ca, task_status=task_status
+            self._listen,
+            self._accept,
+            identity=self._identity,
+            peer_ca=self._peer_ca,
+            limits=self._limits,
+            task_status=task_status,
         )
 
     async def _keep_dialling(self, outbox: _Outbox) -> None:

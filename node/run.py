@@ -26,7 +26,7 @@ from keycluster.cluster.raft.core import RaftCore
 from keycluster.cluster.raft.errors import RaftError
 from keycluster.cluster.raft.messages import Entry
 from keycluster.cluster.replica import Replica, ReplicaConfig, StateDiverged
-from keycluster.cluster.seams import AddressReport, World
+from keycluster.cluster.seams import AddressReport, ServeLimits, World
 from keycluster.cluster.store.errors import StoreError
 from keycluster.cluster.store.log import LogStore
 from keycluster.cluster.store.recovery import join_up
@@ -88,6 +88,7 @@ class Node:
             peer_ca=secrets.peer_ca,
             listen=config.peer.listen,
             directory=self.directory,
+            limits=ServeLimits(connections_max=config.peer.connections_max),
         )
         self.replica = _make_replica(config, world=world, stores=stores)
         self._stops = False

@@ -3,16 +3,18 @@
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 import trio
 
 from keycluster.cli.node_process import failure_of
 from keycluster.cluster.keys.records import MemberRole
-from keycluster.cluster.seams import World
+from keycluster.cluster.seams import DEFAULT_LIMITS, ServeLimits, World
 from keycluster.cluster.store.errors import StoreFailed
 from keycluster.node import raft_driver
+from keycluster.node.doors.limits import NEWCOMERS
+from keycluster.node.network import RealNetwork
 from keycluster.node.world import RealDisk, real_world
 from tests.node.region_in_process import RegionInProcess, region_in_process
 
@@ -169,6 +171,40 @@ async def test_a_full_disk_stops_the_node_with_one_line(tmp_path: Path) -> None:
         assert "the disk failed: FullError" in line
         assert "\n" not in line
         assert region.has("n1", await region.create_key("n1"))
+
+
+class NotedNetwork(RealNetwork):
+    """Notes what its ports take."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.connections_max: dict[str, int] = {}
+
+    async def serve_peers(self, *arguments: Any, limits: ServeLimits = DEFAULT_LIMITS, **named: Any) -> None:
+        self.connections_max["peer"] = limits.connections_max
+        await super().serve_peers(*arguments, limits=limits, **named)
+
+    async def serve_native(self, *arguments: Any, limits: ServeLimits = DEFAULT_LIMITS, **named: Any) -> None:
+        self.connections_max["native"] = limits.connections_max
+        await super().serve_native(*arguments, limits=limits, **named)
+
+    async def serve_plain(self, *arguments: Any, limits: ServeLimits = DEFAULT_LIMITS, **named: Any) -> None:
+        self.connections_max["aws"] = limits.connections_max
+        await super().serve_plain(*arguments, limits=limits, **named)
+
+
+async def test_each_port_takes_as_many_connections_as_configured(tmp_path: Path) -> None:
+    """`connections_max` of each section; doors turn the last ones away themselves."""
+    async with region_in_process(tmp_path) as region:
+        network, world = NotedNetwork(), real_world()
+        region.worlds["n0"] = World(world.clock, world.entropy, world.disk, network)
+        await region.found("n0")
+        config = region.node("n0").config
+    assert network.connections_max == {
+        "peer": config.peer.connections_max,
+        "native": config.native.connections_max + NEWCOMERS,
+        "aws": config.aws.connections_max + NEWCOMERS,
+    }
 
 
 async def test_a_rolled_back_node_ends(tmp_path: Path) -> None:
