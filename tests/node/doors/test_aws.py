@@ -568,7 +568,7 @@ async def test_known_client_may_idle_longer_than_a_stranger(autojump_clock: Mock
 
 async def test_unfinished_requests_of_strangers_are_bounded(region: Region) -> None:
     """Who holds most is ended first, before whoever has just come; the others go on."""
-    region = Region(limits=DoorLimits(strangers_unfinished_bytes_max=100_000))
+    region = Region(limits=DoorLimits(strangers_unfinished_bytes_max=99_000))
     half = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 90000\r\n\r\n" + bytes(60_000)
     async with connected(region) as first, connected(region) as second, connected(region) as third:
         await first.raw.send(half)
