@@ -19,7 +19,6 @@ from functools import partial
 from typing import Any, Final, cast
 
 import msgspec
-import structlog
 import trio
 
 from keycluster.cluster.invariant import InvariantBroken
@@ -31,6 +30,7 @@ from keycluster.cluster.wire.errors import KmsError, KMSInternalException, Unrec
 from keycluster.cluster.wire.strict import StrictDecoder
 from keycluster.node.gate import Answer, without_trace
 from keycluster.node.operations.table import OPERATIONS, Operation, Plane
+from keycluster.node.refusal_log import RefusalLog
 from keycluster.node.room import Credential, Room
 from keycluster.node.turns import Turns
 
@@ -44,8 +44,6 @@ FAULT_TEXT: Final = "An internal failure occurred."
 
 NODE_STOPS_ON = (StoreError, InvariantBroken, OSError, MemoryError)
 """Of a damaged store, a broken invariant or a failing disk nobody makes an answer: they end the node."""
-
-log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +108,7 @@ class Dispatch:
         admin: Mapping[str, AdminOperation] | None = None,
     ) -> None:
         self._room = room
+        self._refusals = RefusalLog()
         self.may_serve = room.consensus.may_serve
         self.turns = Turns()
         """Of all that callers ask for: what the doors answer at once, and the handlers of `perform`."""
@@ -118,8 +117,12 @@ class Dispatch:
         self.native_calls = {**self.calls, **{name: Call(operation) for name, operation in (admin or {}).items()}}
 
     def credential(self, access_key_id: str) -> Credential | None:
-        """The access key as it is now, None if there is no such key or it is no longer active."""
-        credential = self._room.credential(access_key_id)
+        """The access key as it is now, None if there is no such key or it is no longer active. Raises KmsError."""
+        try:
+            credential = self._room.credential(access_key_id)
+        except KmsError as error:
+            self._refusals.note("log-in", error)
+            raise
         return credential if credential is not None and credential.record.active else None
 
     def answer_now(self, call: Call, caller: Caller, request: Any, *, number: int, serving: bool) -> Answer:
@@ -129,7 +132,7 @@ class Dispatch:
         try:
             response = call.handler(self._room, caller, request)
         except Exception as error:  # noqa: BLE001  # Whatever it is becomes an answer, or ends the node.
-            return Answer(number, call.name, caller, None, _refusal(call, error))
+            return Answer(number, call.name, caller, None, self._refusal(call, error))
         return Answer(number, call.name, caller, response, None)
 
     async def perform(self, waiting: Waiting) -> Answer:
@@ -141,7 +144,7 @@ class Dispatch:
             try:
                 response, error = await self._work(waiting), None
             except Exception as refusal:  # noqa: BLE001  # As above.
-                error = _refusal(call, refusal)
+                error = self._refusal(call, refusal)
         return Answer(waiting.number, call.name, waiting.caller, response, error)
 
     async def _work(self, waiting: Waiting) -> msgspec.Struct:
@@ -200,17 +203,19 @@ class Dispatch:
         except KmsError as refusal:  # "There is no such key" says something about the state as well.
             return seen, None, refusal
 
+    def _refusal(self, call: Call, error: Exception) -> KmsError:
+        """What the caller is told. A fault of ours must not take the node down with it, so it is answered too."""
+        if isinstance(error, NODE_STOPS_ON):
+            raise error
+        refusal = error if isinstance(error, KmsError) else _fault(error)
+        self._refusals.note(call.name, refusal)
+        return without_trace(refusal)
 
-def _refusal(call: Call, error: Exception) -> KmsError:
-    """What the caller is told. A fault of ours must not take the node down with it, so it is answered and logged: by
-    its type and place alone, since its text may hold what was being worked on."""
-    if isinstance(error, KmsError):
-        return without_trace(error)
-    if isinstance(error, NODE_STOPS_ON):
-        raise error
+
+def _fault(error: Exception) -> KMSInternalException:
+    """A fault by its type and place alone: its text may hold what was being worked on."""
     place = error.__traceback__
     while place is not None and place.tb_next is not None:
         place = place.tb_next
     where = f"{place.tb_frame.f_code.co_filename}:{place.tb_lineno}" if place is not None else "?"
-    log.error("a handler failed", operation=call.name, error=type(error).__name__, where=where)
     return KMSInternalException(FAULT_TEXT, detail=f"{type(error).__name__} at {where}")

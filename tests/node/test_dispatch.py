@@ -6,13 +6,16 @@ from typing import Any
 import msgspec
 import pytest
 import trio
+from structlog.testing import capture_logs
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from keycluster.cluster.invariant import InvariantBroken
 from keycluster.cluster.keys.commands import decode_command, hash_parameters
+from keycluster.cluster.keys.hierarchy import Keyring
 from keycluster.cluster.store.errors import StoreDamaged
 from keycluster.cluster.wire.errors import (
     DisabledException,
+    KeyUnavailableException,
     KMSInternalException,
     NotFoundException,
     UnrecognizedClientException,
@@ -148,12 +151,26 @@ def test_refusal_of_a_handler_is_the_answer(region: Region, monkeypatch: pytest.
     assert isinstance(inline(region, monkeypatch, DisabledException("off")).error, DisabledException)
 
 
-def test_fault_of_a_handler_is_answered_without_its_text(region: Region, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_fault_of_a_handler_is_answered_without_its_text(region: Region, monkeypatch: pytest.MonkeyPatch) -> None:
     """It may hold what was being worked on, so neither caller nor log gets it."""
-    error = inline(region, monkeypatch, ValueError("key material")).error
+    with capture_logs() as lines:
+        error = inline(region, monkeypatch, ValueError("key material")).error
     assert isinstance(error, KMSInternalException)
     assert "key material" not in error.message + error.detail
     assert "ValueError" in error.detail
+    assert [line["detail"] for line in lines] == [error.detail]
+
+
+async def test_detail_of_a_refusal_is_for_the_log(region: Region, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a handler and at log-in; the caller gets the message alone."""
+    region.room.clear()
+    region.room.keyring = Keyring(region.room.region, {2: bytes(32)}, 2)
+    with capture_logs() as lines:
+        inline(region, monkeypatch, KMSInternalException("", detail="of a handler"))
+        with pytest.raises(KeyUnavailableException) as refused:
+            region.dispatch.credential(ACCESS_KEY)
+    assert [line["detail"] for line in lines] == ["of a handler", refused.value.detail]
+    assert refused.value.detail
 
 
 @pytest.mark.parametrize(
