@@ -218,7 +218,7 @@ def _new_member(
 ) -> NewMember:
     try:
         peer_host, native_host, aws_host = (
-            split_address(address)[0] for address in (request.peer_address, request.native_address, request.aws_address)
+            _reachable_host(address) for address in (request.peer_address, request.native_address, request.aws_address)
         )
         certificates = tuple(
             issue_certificate(
@@ -248,6 +248,14 @@ def _new_member(
         aws_address=request.aws_address,
         wraps=_wraps(request.node, request.wrap_public_key, secrets, entropy),
     )
+
+
+def _reachable_host(address: str) -> str:
+    """The host of an address that others will dial. Raises `AddressMalformed`."""
+    host, port = split_address(address)
+    if port == 0:
+        raise AddressMalformed(f"{address!r} names no port")
+    return host
 
 
 def _admission(

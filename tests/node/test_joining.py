@@ -251,6 +251,7 @@ def test_proven_question_is_told_what_is_wrong(region: RegionOnDisk, tmp_path: P
         ({"peer_public_key": b"none"}, ValidationException, "public key doesn't parse"),
         ({"wrap_public_key": bytes(32)}, ValidationException, "wrap key"),
         ({"peer_address": "nowhere"}, ValidationException, "is not an address"),
+        ({"native_address": "192.0.2.1:0"}, ValidationException, "names no port"),
     ):
         request = msgspec.structs.replace(good.request, **changes)
         question = ask(request, secret=token.secret, server_certificate=good.server)

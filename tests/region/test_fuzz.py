@@ -15,6 +15,8 @@ import trio
 from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from msgspec import Raw
 
 from keycluster import KeyClient, errors
@@ -22,19 +24,24 @@ from keycluster.client.endpoints import read_endpoints
 from keycluster.client.login import log_in
 from keycluster.client.transport import SecureStream, StreamBroken, client_context
 from keycluster.cluster.keys.commands import ConfirmTime, encode_command, region_caller
+from keycluster.cluster.keys.records import MemberRole
 from keycluster.cluster.peer_messages import Forward, encode_peer_message
 from keycluster.cluster.raft.messages import AppendEntries, AppendReply, VoteRequest
 from keycluster.cluster.seams import ByteStream, DialError
-from keycluster.cluster.types import LogIndex, Term
+from keycluster.cluster.types import LogIndex, NodeId, Term
 from keycluster.cluster.wire.frames import (
     FRAME_BYTES_MAX,
     FrameSplitter,
+    Join,
     Reply,
     Request,
     decode_failure,
     decode_replies,
+    encode_greeting,
     encode_requests,
 )
+from keycluster.node.join_messages import JoinRequest, ask
+from keycluster.node.join_token import JoinToken, parse_join_token
 from keycluster.node.peer_link import (
     PEER_PROTOCOL_VERSION,
     Hello,
@@ -44,7 +51,7 @@ from keycluster.node.peer_link import (
     encode_opening,
     frame_of,
 )
-from keycluster.node.pki import public_key_of_private
+from keycluster.node.pki import new_private_key, public_key_of_private
 from keycluster.node.world import real_world
 from tests.region.dev_region import HOST, REGION, DevRegion, NodeEndpoint, rounds
 from tests.region.garbage import Garbage
@@ -205,8 +212,10 @@ async def send_raw(port: int, content: bytes) -> None:
 class NativeFuzz:
     """Garbage before the handshake, before log-in, and after it."""
 
-    def __init__(self, target: Fuzzed) -> None:
+    def __init__(self, target: Fuzzed, token: JoinToken) -> None:
         self._target = target
+        self._token = token
+        self._join = proper_join(token)
         self._endpoints = read_endpoints(target.region.endpoints_file)
         self._tls = client_context(self._endpoints.ca_file)
         self._port = port_of(target.node.native)
@@ -228,13 +237,21 @@ class NativeFuzz:
         self._target.answers["before log-in"] += 1
         stream = await SecureStream.connect(HOST, self._port, self._tls)
         greeting = msgspec.msgpack.encode([1, 1, "AKIDUNKNOWN", bytes(32)])
-        body = garbage.choice.choice((garbage.msgpack(), garbage.mutated(greeting), greeting))
+        join = encode_greeting(Join(self._join_question(garbage, stream.certificate)))[4:]
+        body = garbage.choice.choice((garbage.msgpack(), garbage.mutated(greeting), greeting, join, join))
         with suppress(StreamBroken):
             stream.write_nowait(garbage.framed(body))
             await stream.flush()
             with trio.move_on_after(0.02):
                 await stream.receive()
         await stream.aclose()
+
+    def _join_question(self, garbage: Garbage, certificate: bytes) -> bytes:
+        """From one who has a real token: mutated, or proven with one member that must be refused."""
+        name, values = garbage.choice.choice(ODD_JOINS)
+        question = msgspec.structs.replace(self._join, **{name: garbage.choice.choice(values)})
+        proven = ask(question, secret=self._token.secret, server_certificate=certificate)
+        return garbage.mutated(proven) if garbage.choice.random() < 0.3 else proven
 
     async def _after_log_in(self, garbage: Garbage) -> None:
         stream, splitter = self._logged_in.pop(id(garbage), None) or await self._log_in()
@@ -276,11 +293,56 @@ class NativeFuzz:
             self._target.answers["closed or unfinished"] += 1
 
 
+def proper_join(token: JoinToken) -> JoinRequest:
+    """A question that would be granted. With any member of `ODD_JOINS` it must not be."""
+    entropy = real_world().entropy
+    return JoinRequest(
+        version=1,
+        token_id=token.token_id,
+        nonce=bytes(32),
+        region=REGION,
+        node=NodeId("n9"),
+        az=JOIN_AZ,
+        role=MemberRole.LEARNER,
+        peer_public_key=public_key_of_private(new_private_key(entropy)),
+        native_public_key=public_key_of_private(new_private_key(entropy)),
+        wrap_public_key=entropy.new_wrap_key_pair().public,
+        peer_address="127.0.0.1:1",
+        native_address="127.0.0.1:2",
+        aws_address="127.0.0.1:3",
+    )
+
+
+JOIN_AZ = "us-east-1d"
+ODD_KEYS = (b"", b"x", bytes(91), bytes(10_000), Ed25519PrivateKey.generate().public_key().public_bytes(
+    Encoding.DER, PublicFormat.SubjectPublicKeyInfo
+))  # fmt: skip
+ODD_ADDRESSES = ("", "x", ":1", "host:", "host:0", "host:65536", "host:-1", "a b:1", "a\n:1", "a\0:1", "x" * 400)
+ODD_JOINS: tuple[tuple[str, tuple[object, ...]], ...] = (
+    ("version", (0, 2, 2**63)),
+    ("token_id", (b"", bytes(16))),
+    ("nonce", (b"", bytes(33))),
+    ("region", ("", "us-west-2", "x" * 100)),
+    ("node", ("", "n1", "../n9", "n 9", "\u202en9", "x" * 65)),
+    ("az", ("", "us-east-1a")),
+    ("role", ("voter", "king")),
+    ("peer_public_key", ODD_KEYS),
+    ("native_public_key", ODD_KEYS),
+    ("wrap_public_key", (b"", bytes(32), bytes(33))),  # The second is a point of small order.
+    ("peer_address", ODD_ADDRESSES),
+    ("native_address", ODD_ADDRESSES),
+    ("aws_address", ODD_ADDRESSES),
+)
+
+
 @pytest.mark.timeout(900)
 async def test_garbage_at_the_native_door(region: DevRegion) -> None:
     """Every request that can be told from the next gets AWS's error; everything else costs its own connection."""
-    async with fuzzed(region, "n1") as target, slow_senders(port_of(target.node.native)):
-        await run_fuzz(target, "the native door", rounds(10_000, 500), NativeFuzz(target).send)
+    async with KeyClient.from_endpoints(region.endpoints_file) as client:
+        token = parse_join_token((await client.issue_join_token(az=JOIN_AZ, role="learner")).token)
+        async with fuzzed(region, "n1") as target, slow_senders(port_of(target.node.native)):
+            await run_fuzz(target, "the native door", rounds(10_000, 500), NativeFuzz(target, token).send)
+        assert {member.node_id for member in (await client.node_status()).members} == {"n1", "n2", "n3"}
     assert not target.answers.keys() & {"KMSInternalException", "DependencyTimeoutException"}
 
 
