@@ -135,6 +135,7 @@ async def test_rows_changed_swapped_or_put_back(tmp_path: Path) -> None:
             assert await victim.start() == SERVES  # And has acknowledged more since.
             region.restart_node(VICTIM)
             await until_serves(region, VICTIM)
+            await lead(client, VICTIM)
             for key_id in victim.key_ids[1:]:
                 await client.disable_key(key_id=key_id)
             await load.until_more_writes()
@@ -169,6 +170,16 @@ async def test_rows_changed_swapped_or_put_back(tmp_path: Path) -> None:
             await load.until_more_writes()
     print(f"\nrows changed by SQL and disks put back:\n{victim.figures()}\n    replaced by n4; region: {load}")
     load.assert_unharmed()
+
+
+async def lead(client: KeyClient, name: str) -> None:
+    """Lets it lead: what it acknowledged is then its own word."""
+    leader = str((await client.node_status()).leader)
+    if leader != name:
+        await client.at(leader).transfer_leadership(node_id=name)
+    with trio.fail_after(10):
+        while (await client.at(name).node_status()).leader != name:
+            await trio.sleep(0.02)
 
 
 async def started_from(victim: Victim, old: NodeDisk) -> str:
