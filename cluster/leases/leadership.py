@@ -121,7 +121,8 @@ class Leadership:
 
     def step_aside(self, applied: LogIndex, now: Instant) -> None:
         """Hands over when this leader's own apply hangs: nothing is settled before it has applied (L5), so it would
-        stop every write for ever. To a voter heard of lately that has applied more; if there is none, nobody could do better."""
+        stop every write for ever. To a voter heard of lately that has applied more; if there is none, nobody could do
+        better."""
         if applied > self._applied or applied >= self._core.commit_index:
             self._applied, self._applied_at = applied, now
         if now - self._applied_at < APPLY_STALL_NS or self._core.is_handing_over:

@@ -8,7 +8,7 @@ from keycluster.cluster.types import Instant, NodeId
 
 
 def voters_heard_lately(core: RaftCore, now: Instant) -> list[NodeId]:
-    """As leader: within the shortest election time-out. Sorted; without the leader itself, which isn't in `progress`."""
+    """As leader: within the shortest election time-out. Sorted; without the leader, which isn't in `progress`."""
     return sorted(
         node
         for node, progress in core.progress.items()
