@@ -45,6 +45,7 @@ from keycluster.node.hardening import Hardening
 from keycluster.node.maintenance import Maintenance
 from keycluster.node.making import LOG_FOLDER, STATE_FOLDER
 from keycluster.node.membership import Directory, MembershipActor
+from keycluster.node.moving import Moving
 from keycluster.node.operations.admin import AdminHandlers, best_successor
 from keycluster.node.peers import Peer, Peers
 from keycluster.node.proposals import Proposals
@@ -213,11 +214,13 @@ class Node:
             clock=self.world.clock,
             pump=self.driver.pump,
         )
+        moving = Moving(self.config, consensus=self.proposals, connected=self.peers.connected, send=self.peers.send)
         return [
             ActorSpec("raft", self.driver.run, OnFailure.STOP_NODE),
             ActorSpec("proposals", self.proposals.run, OnFailure.STOP_NODE),
             ActorSpec("peers", self.peers.run, OnFailure.STOP_NODE),
             ActorSpec("membership", membership.run, OnFailure.RESTART),
+            ActorSpec("moving", moving.run, OnFailure.RESTART),
             ActorSpec("maintenance", Maintenance(self.room).run, OnFailure.RESTART),
             ActorSpec("native door", self._serve_native, OnFailure.STOP_NODE),
             ActorSpec("AWS door", self._serve_aws, OnFailure.STOP_NODE),
@@ -283,7 +286,11 @@ class Node:
             warnings.append("memory may be written to swap: allow locking it (LimitMEMLOCK, CAP_IPC_LOCK), or swapoff")
         verdict = self.replica.clock_verdict
         if verdict is not ClockVerdict.GOOD:
-            warnings.append(f"this machine's clock is {verdict.value}: correct it (NTP)")
+            offset_s = (self.replica.clock_offset_ns(self.world.clock.now()) or 0) / SECOND
+            warnings.append(
+                f"this machine's clock is {verdict.value} ({offset_s:+.0f} s against the region's): correct it (NTP). "
+                "With a voter down the slower of two clocks is the region's, so look at the other machine's too"
+            )
         return tuple(warnings)
 
 

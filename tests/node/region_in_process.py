@@ -106,6 +106,18 @@ class RegionInProcess:
         self.running[name] = running
         await self._nursery.start(self._run, running)
 
+    def move(self, name: str) -> NodeConfig:
+        """Gives a node that doesn't run other addresses, as an operator would in its configuration."""
+        peer, native, aws = free_addresses(3)
+        old = self._configs[name]
+        self._configs[name] = replace(
+            old,
+            peer=replace(old.peer, listen=peer, advertised=peer),
+            native=replace(old.native, listen=native, advertised=native),
+            aws=replace(old.aws, listen=aws, advertised=aws),
+        )
+        return self._configs[name]
+
     async def kill(self, name: str) -> None:
         """Ends a node where it stands: no hand-over, no farewell."""
         running = self.running.pop(name)

@@ -9,7 +9,7 @@ import pytest
 import trio
 
 from keycluster.cli.node_process import failure_of
-from keycluster.cluster.keys.records import MemberRole
+from keycluster.cluster.keys.records import MemberRole, load_member
 from keycluster.cluster.seams import DEFAULT_LIMITS, ServeLimits, World
 from keycluster.cluster.store.errors import StoreFailed
 from keycluster.node import raft_driver
@@ -143,6 +143,44 @@ async def test_a_stopping_leader_hands_over_and_answers(tmp_path: Path) -> None:
             assert any(region.node(name).replica.core.is_leader for name in ("n1", "n2"))
         assert len(done) == 4
         assert region.node("n1").replica.core.term == term + 1
+
+
+@pytest.mark.parametrize("name", ["n0", "n2"])
+async def test_a_node_that_moved_is_found_at_its_new_addresses(tmp_path: Path, name: str) -> None:
+    """It is dialled at the old ones until its row says otherwise, and it says so though nobody can answer it."""
+    async with region_in_process(tmp_path) as region:
+        await three_voters(region)
+        await region.stop(name)
+        config = region.move(name)
+        key = await region.create_key("n1")
+        await region.start(name)
+        await region.all_serve(voters=3)
+        assert region.has(name, key)
+        new = (config.peer.advertised, config.native.advertised, config.aws.advertised)
+
+        def known_at(other: str) -> tuple[str, str, str] | None:
+            row = load_member(region.node(other).stores.state.view, config.node)
+            return None if row is None else (row.peer_address, row.native_address, row.aws_address)
+
+        await region.until(lambda: all(known_at(other) == new for other in region.running))
+
+
+async def test_a_lone_node_that_moved_says_so_too(tmp_path: Path) -> None:
+    """It leads, and joiners are told where it is."""
+    async with region_in_process(tmp_path) as region:
+        await region.found("n0")
+        await region.stop("n0")
+        config = region.move("n0")
+        await region.start("n0")
+        view = region.node("n0").stores.state.view
+
+        def is_there() -> bool:
+            row = load_member(view, config.node)
+            return row is not None and row.peer_address == config.peer.advertised
+
+        await region.until(is_there)
+        await region.join("n1", az="b")
+        await region.all_serve(voters=2)
 
 
 async def test_who_stops_holds_up_no_write(tmp_path: Path) -> None:
