@@ -144,13 +144,6 @@ class ClusterClock:
         own, median = self._clocks.get(self._node), self.median(membership, now)
         return None if own is None or median is None else own.advanced_to(now) - median
 
-    def offsets_ns(self, membership: Membership, now: Instant) -> dict[NodeId, int]:
-        """As leader, for status: each heard node's clock against the median."""
-        median = self.median(membership, now)
-        if median is None:
-            return {}
-        return {node: heard.advanced_to(now) - median for node, heard in sorted(self._clocks.items())}
-
     def verdict(self, membership: Membership, now: Instant) -> ClockVerdict:
         """Unknown counts as good: without a median there is no lease either."""
         offset = abs(self.offset_ns(membership, now) or 0)

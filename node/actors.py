@@ -61,16 +61,11 @@ class Mailbox(Generic[M]):
 class Ask(Generic[M]):
     """One question's answer: set once by the actor, awaited by who asked."""
 
-    __slots__ = ("_answer", "_answered", "_error")
+    __slots__ = ("_answer", "_answered")
 
     def __init__(self) -> None:
         self._answered = trio.Event()
         self._answer: M | None = None
-        self._error: Exception | None = None
-
-    @property
-    def is_answered(self) -> bool:
-        return self._answered.is_set()
 
     def answer(self, value: M) -> None:
         """The first answer counts; later ones are dropped (a forwarded command may be answered twice)."""
@@ -78,16 +73,8 @@ class Ask(Generic[M]):
             self._answer = value
             self._answered.set()
 
-    def refuse(self, error: Exception) -> None:
-        if not self._answered.is_set():
-            self._error = error
-            self._answered.set()
-
     async def wait(self) -> M:
-        """The answer, or raises what the actor refused with."""
         await self._answered.wait()
-        if self._error is not None:
-            raise self._error
         return self._answer  # type: ignore[return-value]  # Set together with the event; M itself may be None.
 
 

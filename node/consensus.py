@@ -29,7 +29,8 @@ class Consensus(Protocol):
         ...
 
     def cluster_time(self) -> ClusterTime | None:
-        """The region's time; None on a node that has not heard it, or whose own clock is too far off."""
+        """The region's time; None on a node that hasn't heard it lately. One whose own clock is too far off knows it
+        too: it is by that time that it refuses to serve."""
         ...
 
     async def propose(self, command: bytes) -> Outcome:

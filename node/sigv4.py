@@ -15,7 +15,6 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from typing import Final, Generic, NoReturn, Protocol, TypeVar
-from urllib.parse import quote
 
 import msgspec
 
@@ -61,7 +60,10 @@ C = TypeVar("C", bound=HasSecret)
 
 
 class SignedRequest(msgspec.Struct, frozen=True, gc=False):
-    """An HTTP request as it came. Header names are in lower case, values trimmed, those of one name in one value."""
+    """An HTTP request as it came. Header names are in lower case, values trimmed, those of one name in one value.
+
+    The door takes no path but `/`, which is its own canonical form.
+    """
 
     method: bytes
     path: bytes
@@ -225,7 +227,7 @@ def _check_signed_headers(headers: Mapping[bytes, bytes], signed: tuple[bytes, .
 def _string_to_sign(request: SignedRequest, form: _Form, date: bytes) -> bytes:
     canonical = b"%b\n%b\n%b\n%b\n\n%b\n%b" % (
         request.method,
-        _canonical_path(request.path),
+        request.path,
         _canonical_query(request.query),
         _canonical_headers(request.headers, form.signed_names),
         form.signed_headers,
@@ -240,20 +242,6 @@ def _canonical_headers(headers: Mapping[bytes, bytes], names: tuple[bytes, ...])
     if b"  " in lines or b"\t" in lines:
         lines = b"\n".join([name + b":" + b" ".join(headers[name].split()) for name in names])
     return lines
-
-
-def _canonical_path(path: bytes) -> bytes:
-    """Without dot segments and empty ones, each byte that isn't unreserved encoded once more than it came."""
-    if path in (b"/", b""):
-        return b"/"
-    segments: list[bytes] = []
-    for segment in path.split(b"/"):
-        if segment == b"..":
-            del segments[-1:]
-        elif segment not in (b"", b"."):
-            segments.append(segment)
-    last = b"/" if path.endswith(b"/") and segments else b""
-    return quote(b"/" + b"/".join(segments) + last, safe="/~").encode()
 
 
 def _canonical_query(query: bytes) -> bytes:

@@ -120,11 +120,6 @@ class Questions:
         return self._replication.last_term_leader if self.is_leader else None
 
     @property
-    def leader_since(self) -> Instant | None:
-        """When this leadership began."""
-        return self._replication.began_at if self.is_leader else None
-
-    @property
     def quorum_lease_until(self) -> Instant | None:
         """No other leader can exist before this (L4). None when not leading, when no quorum has answered yet, and
         after TimeoutNow was sent (L8)."""

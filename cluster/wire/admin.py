@@ -46,6 +46,8 @@ class NodeStatusResponse(Shape, frozen=True, kw_only=True):
     """Whether a lease lived when the question came."""
     cluster_time: UnixSeconds | None = None
     members: tuple[MemberStatus, ...]
+    lease_holders: tuple[str, ...] = ()
+    """Of the leader: the other members that a change waits for until they have applied it."""
     warnings: tuple[str, ...] = ()
     """What an operator should know and can mend: swap isn't excluded, a clock is off."""
 

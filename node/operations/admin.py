@@ -77,6 +77,7 @@ class AdminHandlers:
             serving=self.replica.may_serve(now),
             cluster_time=None if time is None else time / SECOND,
             members=tuple(_member_status(member) for member in members if member.state is not MemberState.REMOVED),
+            lease_holders=tuple(self.replica.holders(now)),
             warnings=self.warnings(),
         )
 

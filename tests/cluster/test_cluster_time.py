@@ -155,17 +155,6 @@ def test_nothing_heard_is_no_verdict() -> None:
     clock.observe(N1, WallTime(START), Instant(0))
     assert clock.verdict(THREE, Instant(0)) is ClockVerdict.GOOD
     assert clock.offset_ns(THREE, Instant(0)) is None
-    assert clock.offsets_ns(THREE, Instant(0)) == {}
-
-
-def test_leader_knows_everyones_offset() -> None:
-    """For status: against the median, sorted by node."""
-    assert leading_clock(n1=0, n2=3, n3=9, x=-4).offsets_ns(THREE, Instant(SECOND)) == {
-        N1: -3 * SECOND,
-        N2: 0,
-        N3: 6 * SECOND,
-        LEARNER: -7 * SECOND,
-    }
 
 
 @given(

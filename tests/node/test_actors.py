@@ -54,19 +54,9 @@ async def test_mailbox_wakes_who_waits(autojump_clock: trio.testing.MockClock) -
 async def test_ask_keeps_the_first_answer() -> None:
     """A forwarded command may be answered twice: the first answer counts."""
     ask: Ask[int] = Ask()
-    assert not ask.is_answered
     ask.answer(1)
     ask.answer(2)
-    ask.refuse(ValueError("late"))
     assert await ask.wait() == 1
-
-
-async def test_ask_raises_what_it_was_refused_with() -> None:
-    """A refusal is an exception at the asker."""
-    ask: Ask[int] = Ask()
-    ask.refuse(ValueError("no"))
-    with pytest.raises(ValueError, match="no"):
-        await ask.wait()
 
 
 async def test_supervisor_restarts_with_back_off(autojump_clock: trio.testing.MockClock) -> None:

@@ -50,7 +50,6 @@ def signed(
     *,
     body: bytes = b"{}",
     headers: dict[str, str] | None = None,
-    path: str = "/",
     query: str = "",
     access_key_id: str = ACCESS_KEY,
     secret: str = SECRET,
@@ -60,7 +59,7 @@ def signed(
 ) -> SignedRequest:
     """As botocore signs it and as a door would read it."""
     given_headers = {"Host": "kms.test", "X-Amz-Target": "TrentService.ListKeys", **(headers or {})}
-    url = f"http://kms.test{path}" + (f"?{query}" if query else "")
+    url = "http://kms.test/" + (f"?{query}" if query else "")
     request = AWSRequest(method="POST", url=url, data=body, headers=given_headers)
     signer = SigV4Auth(Credentials(access_key_id, secret), service, region)
     request.context["timestamp"] = datetime.fromtimestamp(at // SECOND, UTC).strftime("%Y%m%dT%H%M%SZ")
@@ -69,7 +68,7 @@ def signed(
     signature = signer.signature(signer.string_to_sign(request, canonical), request)
     signer._inject_signature_to_request(request, signature)
     sent = {name.lower().encode(): value.strip().encode() for name, value in request.headers.items()}
-    return SignedRequest(b"POST", path.encode(), query.encode(), sent, body)
+    return SignedRequest(b"POST", b"/", query.encode(), sent, body)
 
 
 def changed(request: SignedRequest, **fields: Any) -> SignedRequest:
@@ -103,7 +102,6 @@ def refusal(request: SignedRequest, *, now: int = NOW) -> KmsError:
 unreserved = string.ascii_letters + string.digits + "-._~"
 header_names = st.text(string.ascii_letters + string.digits, min_size=1, max_size=10).map(lambda name: f"X-Amz-{name}")
 header_values = st.text(string.digits + string.ascii_letters + " \t,:;/=\"'", max_size=30)
-paths = st.lists(st.text(unreserved + "%:@!$&()*+,;=", max_size=6), max_size=5).map(lambda parts: "/" + "/".join(parts))
 queries = st.lists(
     st.tuples(st.text(unreserved + "%20", min_size=1, max_size=5), st.text(unreserved, max_size=5)), max_size=4
 ).map(lambda pairs: "&".join(f"{name}={value}" for name, value in pairs))
@@ -112,15 +110,14 @@ queries = st.lists(
 @given(
     body=st.binary(max_size=300),
     headers=st.dictionaries(header_names, header_values, max_size=4),
-    path=paths,
     query=queries,
 )
-def test_whatever_botocore_signs_verifies_twice(body: bytes, headers: dict[str, str], path: str, query: str) -> None:
-    """Bodies, headers with white space, paths with dots, queries in any order; the second time by the kept form."""
+def test_whatever_botocore_signs_verifies_twice(body: bytes, headers: dict[str, str], query: str) -> None:
+    """Bodies, headers with white space, queries in any order; the second time by the kept form."""
     names = {name.lower() for name in headers}
     if names & {"x-amz-date", "x-amz-target", "x-amz-security-token"} or len(names) < len(headers):
         return
-    request = signed(body=body, headers=headers, path=path, query=query)
+    request = signed(body=body, headers=headers, query=query)
     one = verifier()
     assert one.verify(request, now=NOW, find=find) is KNOWN
     assert one.verify(request, now=NOW, find=find) is KNOWN
