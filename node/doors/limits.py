@@ -30,7 +30,7 @@ class DoorLimits:
     """Connections that haven't proved who they are. One more ends the oldest of them, so that those who are quick
     get in while others hold on to what they have."""
     requests_in_flight_max: int = 4_096
-    """Requests of all connections that wait: for the log, or for other nodes."""
+    """Requests of all connections that wait: for the log, for other nodes, or for their client to take the answers."""
     connection_requests_max: int = 256
     """The same for one connection; also how many requests of one receive are carried out."""
     log_in_seconds: float = 10.0
@@ -97,10 +97,10 @@ class Busy:
             self._shares.enter(self._account)
         self.count += 1
 
-    def leave(self) -> None:
-        self.count -= 1
-        if self._shares is not None:
-            self._shares.leave(self._account)
+    def leave(self, count: int = 1) -> None:
+        self.count -= count
+        if self._shares is not None and count:
+            self._shares.leave(self._account, count)
 
 
 class Unfinished:

@@ -1,6 +1,6 @@
 """What one client can do to others, and to the heartbeats of the node: nothing that counts."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
@@ -14,6 +14,8 @@ from keycluster.cluster.wire.frames import Refused, Welcome, decode_failure, enc
 from keycluster.cluster.wire.operations import CreateKeyRequest, DescribeKeyRequest, GenerateRandomRequest
 from keycluster.node.dispatch import Call
 from keycluster.node.doors.limits import DEFAULT_LIMITS, DoorLimits
+from keycluster.node.doors.native import SENT_AT_ONCE
+from keycluster.node.gate import Answer, Released
 from keycluster.node.turns import TURN_SECONDS, Turns
 from tests.node.doors.region import ACCESS_KEY, SECRET, Client, Region
 from tests.node.test_dispatch import waiting
@@ -97,6 +99,43 @@ async def test_other_account_is_served_while_one_floods() -> None:
             assert not (await other.ask("ListKeys", {})).failed
             assert metered.meter.now() - began < 50 * LIST_SECONDS  # One a turn: streams take some turns as well.
             await flood.replies(256)
+
+
+async def test_answers_that_piled_up_are_encoded_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the client read nothing, or before a lease of another node ran out: then all lists leave at once."""
+    region = Region()
+    sent: list[int] = []
+
+    async def counted(answers: Sequence[Answer]) -> Released:
+        sent.append(len(answers))
+        await trio.testing.wait_all_tasks_blocked()  # Meanwhile all others are ready.
+        return Released(answers)
+
+    monkeypatch.setattr(region.gate, "pass_out", counted)
+    async with logged_in(region, ACCESS_KEY) as client:
+        await client.send(encode_requests([client.request("ListKeys", {}) for _ in range(100)]))
+        await client.replies(100)
+    assert sum(sent) == 100
+    assert max(sent) <= SENT_AT_ONCE
+
+
+async def test_answers_that_nobody_reads_count_as_in_flight() -> None:
+    """Over all connections: what an account has waiting here is bounded, however many answers it asks for."""
+    region = Region(limits=DoorLimits(requests_in_flight_max=200, connection_requests_max=100))
+    let_go = trio.Event()
+
+    async def stuck(answers: Sequence[Answer]) -> Released:
+        await let_go.wait()
+        return Released(answers)
+
+    region.gate.pass_out = stuck  # type: ignore[method-assign]
+    async with logged_in(region, ACCESS_KEY) as client, logged_in(region, ACCESS_KEY) as other:
+        for asking in (client, other):
+            await asking.send(encode_requests([asking.request("ListKeys", {}) for _ in range(40)]))
+            await trio.testing.wait_all_tasks_blocked()
+        assert region.native_door.busy.count == 50
+        let_go.set()
+    assert region.native_door.busy.count == 0
 
 
 async def test_read_whose_turn_comes_after_the_lease_ended_reads_nothing() -> None:
