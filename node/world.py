@@ -1,8 +1,8 @@
 """The real world behind the seams: this machine's clocks, random bytes, files and sockets.
 
 Invariant: nothing else that runs in a simulation reads any of them (cluster/seams.py says what each seam promises).
-Three modules of what comes before a node do: `config.py` reads its configuration, `seal_source.py` a passphrase's pipe or
-terminal, `hardening.py` what the kernel says about the process. The network has a module of its own, `node/network.py`.
+Three modules of what comes before a node do: `config.py` reads its configuration, `seal_source.py` a passphrase's pipe
+or terminal, `hardening.py` what the kernel says about the process. The network has a module of its own: `network.py`.
 """
 
 import fcntl
