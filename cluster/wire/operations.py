@@ -193,7 +193,7 @@ class ListKeysRequest(Shape, frozen=True, kw_only=True):
     resource_owners: ResourceOwnersList | None = None
 
 
-class KeyListEntry(Shape, frozen=True, kw_only=True):
+class KeyListEntry(Shape, frozen=True, kw_only=True, gc=False):
     key_id: str
     key_arn: str
 
@@ -344,7 +344,7 @@ class ListAliasesRequest(Shape, frozen=True, kw_only=True):
     marker: MarkerText | None = None
 
 
-class AliasListEntry(Shape, frozen=True, kw_only=True):
+class AliasListEntry(Shape, frozen=True, kw_only=True, gc=False):
     alias_name: str
     alias_arn: str
     target_key_id: str | None = None
