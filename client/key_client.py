@@ -1,5 +1,6 @@
 """`KeyClient`: what an application talks to a region with."""
 
+import math
 import os
 import random
 from collections.abc import Awaitable, Mapping
@@ -25,6 +26,7 @@ from keycluster.cluster.types import NodeId
 from keycluster.cluster.wire.operations import Shape
 
 TIMEOUT_SECONDS = 10.0  # An election takes 1 s, and one more for the leases: a call outlives several.
+FOR_EVER_SECONDS = 1e9  # What `math.inf` is taken for: thirty years, which deadlines can be reckoned with.
 IN_FLIGHT_MAX = 1024  # On one connection; a node allows as many or fewer. What is more waits here.
 
 
@@ -33,12 +35,19 @@ class RegionOperations(DataOperations, KeyOperations, LabelOperations, AdminOper
 
     def __init__(self, region: Region, *, timeout: float, only_at: list[KnownNode] | None = None) -> None:
         self._region = region
-        self._timeout = timeout
+        self._timeout = _finite(timeout)
         self._only_at = only_at
 
     def _call(self, operation: Operation[R], request: Shape, timeout: float | None) -> Awaitable[R]:
-        seconds = self._timeout if timeout is None else timeout
+        seconds = self._timeout if timeout is None else _finite(timeout)
         return self._region.call(operation, request, timeout=seconds, only_at=self._only_at)
+
+
+def _finite(timeout: float) -> float:
+    """Raises ValueError for NaN, which is neither before nor after any time."""
+    if math.isnan(timeout):
+        raise ValueError("a timeout is a number of seconds")
+    return min(timeout, FOR_EVER_SECONDS)
 
 
 class KeyClient(RegionOperations):
@@ -60,7 +69,7 @@ class KeyClient(RegionOperations):
     ) -> None:
         """`az`: the caller's own; its nodes are preferred. `timeout`: seconds for a call, and for connecting.
 
-        Raises OSError or ssl.SSLError if `ca_file` can't be read, ValueError if there are no nodes.
+        Raises OSError or ssl.SSLError if `ca_file` can't be read, ValueError if there are no nodes or no such time.
         """
         if not endpoints.nodes:
             raise ValueError(f"no nodes of {endpoints.region} are given")

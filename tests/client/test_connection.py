@@ -1,5 +1,6 @@
 """One connection: shared frames, replies in any order, bounds, deadlines, cancellation and silence."""
 
+import math
 import random
 import time
 
@@ -196,13 +197,27 @@ def test_sooner_deadline_among_later_ones_is_kept(run, region_of, fake):
     run(body)
 
 
-def test_very_long_timeout_is_told_as_the_longest_there_is(run, region_of):
-    """The node's bound on deadlines is kept, however long the caller would wait."""
+@pytest.mark.parametrize("seconds", [1e9, math.inf])
+def test_very_long_timeout_is_told_as_the_longest_there_is(run, region_of, seconds):
+    """The node's bound on deadlines is kept, however long the caller would wait: for ever too."""
+
+    async def body():
+        async with region_of(1) as region, region.client(timeout=seconds) as client:
+            await client.encrypt(key_id="k", plaintext=b"x", timeout=seconds)
+            await client.encrypt(key_id="k", plaintext=b"x")
+            assert [request.deadline_ms for request in region.nodes[0].requests] == [frames.DEADLINE_MS_MAX] * 2
+
+    run(body)
+
+
+def test_timeout_that_is_no_number_is_refused_and_harms_nobody(run, region_of):
+    """Not a time: said to whoever gave it, and the client goes on."""
 
     async def body():
         async with region_of(1) as region, region.client() as client:
-            await client.encrypt(key_id="k", plaintext=b"x", timeout=1e9)
-            assert region.nodes[0].requests[0].deadline_ms == frames.DEADLINE_MS_MAX
+            with pytest.raises(ValueError, match="seconds"):
+                await client.encrypt(key_id="k", plaintext=b"x", timeout=math.nan)
+            await client.encrypt(key_id="k", plaintext=b"x")
 
     run(body)
 
