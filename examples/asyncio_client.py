@@ -11,7 +11,7 @@ from keycluster import KeyClient, errors
 
 
 async def main(endpoints: str) -> None:
-    async with KeyClient.from_endpoints(endpoints, az="az-2") as client:  # Nodes of one's own zone are preferred.
+    async with KeyClient.from_endpoints(endpoints, az="us-east-1b") as client:  # Nodes of one's own zone are preferred.
         key_id = (await client.create_key(description="asyncio example")).key_metadata.key_id
         await client.create_alias(alias_name=f"alias/{key_id}", target_key_id=key_id)
         alias = f"alias/{key_id}"

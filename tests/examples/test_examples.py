@@ -1,8 +1,9 @@
-"""The examples run as they are printed, and AWS's Encryption SDK works, on a real region on this machine."""
+"""The examples and the README's run as they are printed, and AWS's Encryption SDK works, on a real region."""
 
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from functools import partial
@@ -58,6 +59,40 @@ def test_boto3_example_runs(endpoints):
     printed = run_example("boto3_client.py", endpoints)
     assert "decrypted a secret" in printed
     assert "refused without its context" in printed
+
+
+@pytest.fixture
+def first_steps(endpoints, tmp_path):
+    """A folder as the README's reader has it: the region in `my-region`, and a file to encrypt."""
+    (tmp_path / "my-region").mkdir()
+    (tmp_path / "my-region" / "endpoints.json").symlink_to(endpoints)
+    (tmp_path / "big.iso").write_bytes(os.urandom(2_000_000))
+    return tmp_path
+
+
+def test_readme_runs_from_top_to_bottom(first_steps):
+    """First use as it is printed, one block after the other: none spoils what the next one needs."""
+    text = (ROOT / "README.md").read_text()
+    [commands] = [block for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL) if "KEYCLUSTER_ENDPOINTS" in block]
+    programs = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    printed = ""
+    for command in (["bash", "-euo", "pipefail", "-c", commands], *([sys.executable, "-c", one] for one in programs)):
+        done = subprocess.run(
+            command,
+            cwd=first_steps,
+            env={**os.environ, "PATH": path},
+            capture_output=True,
+            text=True,
+            timeout=EXAMPLE_SECONDS_MAX,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        printed += done.stdout
+    assert "hello\n" in printed
+    assert "is disabled" in printed
+    assert "b'4111 1111'" in printed
+    assert len(programs) == 2
 
 
 @pytest.mark.parametrize("suite", [Suite.SIGNED, Suite.UNSIGNED])
