@@ -9,6 +9,7 @@ import statistics
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -193,7 +194,7 @@ async def _with_keys(three: Region, wanted: int, options: BenchOptions, tell: Te
     await trio.to_thread.run_sync(three.stop)
     restart_s = await trio.to_thread.run_sync(three.start)
     async with KeyClient.from_endpoints(three.endpoints_file) as client:
-        chosen = iter(keys * 1_000)
+        chosen = cycle(keys)
         describe = await _rate(lambda: client.describe_key(key_id=next(chosen)), 64, options.seconds)
         encrypt = await _rate(lambda: client.encrypt(key_id=next(chosen), plaintext=b"x" * 1024), 64, options.seconds)
     return {
