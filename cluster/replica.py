@@ -35,6 +35,10 @@ from keycluster.cluster.witness import Acknowledged, RolledBack, Witness
 Stamp = Callable[[bytes, ClusterTime, int], bytes]
 """(command, cluster time, running ns) -> log payload."""
 
+TIME_KEPT_NS = 20 * MILLISECOND
+"""Doors ask for cluster time with each request and compare it with minutes: a median each time would be a tenth of the
+work of a signed Encrypt."""
+
 NO_STAMP = ClusterTime(0)  # Before the first stamped command.
 
 
@@ -128,6 +132,8 @@ class Replica:
         self._clock = ClusterClock(node=core.node, floor=time_floor, running_floor=running_floor)
         self._clock_verdict = ClockVerdict.GOOD
         self._acknowledgements = Acknowledgements(core, witness)
+        self._time: ClusterTime | None = None
+        self._time_looked_at = Instant(now - TIME_KEPT_NS)
         self._settled = LogIndex(0)
         self._settled_told = LogIndex(0)  # As leader: the newest that was sent along.
         self._reported = LogIndex(0)  # To the leader last asked.
@@ -328,8 +334,11 @@ class Replica:
         return self._settled >= index
 
     def cluster_time(self, now: Instant) -> ClusterTime | None:
-        """None: nothing heard of the region's clocks lately."""
-        return self._clock.time(self._core.membership, now)
+        """None: nothing heard of the region's clocks lately. At most `TIME_KEPT_NS` old; commands are stamped anew."""
+        if not 0 <= now - self._time_looked_at < TIME_KEPT_NS:
+            self._time = self._clock.time(self._core.membership, now)
+            self._time_looked_at = now
+        return self._time
 
     def running_ns(self, now: Instant) -> int:
         return self._clock.running_ns(now)
