@@ -7,7 +7,9 @@ from typing import Any
 from keycluster import KeyClient
 from keycluster.cli.connection import add_connection_options, with_client
 from keycluster.cli.output import CommandFailed, Output, when
-from keycluster.cluster.wire.operations import KeyMetadata, Tag
+from keycluster.cluster.wire.operations import AliasListEntry, KeyMetadata, Tag
+
+ALIASES_PER_PAGE = 100  # What a page of ListAliases holds at most.
 
 Act = Callable[[KeyClient, argparse.Namespace], Awaitable[Any]]
 
@@ -294,6 +296,14 @@ def _list_tags(options: argparse.Namespace, output: Output) -> None:
 
 
 def _list_aliases(options: argparse.Namespace, output: Output) -> None:
-    answer = with_client(options, lambda client: client.list_aliases(limit=100, timeout=options.timeout))
-    rows = [[alias.alias_name or "", alias.target_key_id or "-"] for alias in answer.aliases]
-    output.table(["ALIAS", "KEY"], rows, value=answer)
+    async def act(client: KeyClient) -> list[AliasListEntry]:
+        page = await client.list_aliases(limit=ALIASES_PER_PAGE, timeout=options.timeout)
+        aliases = [*page.aliases]
+        while page.truncated:
+            page = await client.list_aliases(limit=ALIASES_PER_PAGE, marker=page.next_marker, timeout=options.timeout)
+            aliases += page.aliases
+        return aliases
+
+    aliases = with_client(options, act)
+    rows = [[alias.alias_name, alias.target_key_id or "-"] for alias in aliases]
+    output.table(["ALIAS", "KEY"], rows, value={"Aliases": aliases})

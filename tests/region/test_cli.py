@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from keycluster.cli import key_commands
 from keycluster.cli.main import main
 from tests.region.dev_region import DevRegion, dev_region
 
@@ -82,6 +83,18 @@ def test_a_keys_everyday_life(shell: Shell) -> None:
     assert "PendingDeletion" in shell.says("key", "describe", key)
     shell.says("key", "cancel-deletion", key)
     assert "Disabled" in shell.says("key", "describe", key)
+
+
+def test_all_aliases_are_listed(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many pages that takes."""
+    monkeypatch.setattr(key_commands, "ALIASES_PER_PAGE", 2)
+    names = [f"alias/page-{number}" for number in range(5)]
+    key = shell.says("key", "create", "--alias", names[0])
+    for name in names[1:]:
+        shell.says("alias", "create", name, key)
+    assert set(names) <= {alias["AliasName"] for alias in json.loads(shell.says("alias", "list", "--json"))["Aliases"]}
+    for name in names:
+        shell.says("alias", "delete", name)
 
 
 def test_small_data_goes_through_pipes(region: DevRegion) -> None:
