@@ -188,6 +188,10 @@ class RegionInProcess:
         await self._carry_out(self.node(name), body, request_id=request_id)
         return body.key_id
 
+    async def carry_out(self, name: str, body: CommandBody) -> None:
+        """Any other command, given to a node by the region's operator; returns once it may be answered."""
+        await self._carry_out(self.node(name), body)
+
     async def remove(self, name: str, *, at: str) -> None:
         await self._carry_out(self.node(at), BeginRemoveMember(NodeId(name)))
 
