@@ -1,7 +1,7 @@
 """Keycluster from asyncio: the same client, and what it does when things go wrong.
 
-keycluster dev --dir /tmp/region &
-python examples/asyncio_client.py /tmp/region/endpoints.json
+keycluster dev --dir my-region &
+python examples/asyncio_client.py my-region/endpoints.json
 """
 
 import asyncio

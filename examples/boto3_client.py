@@ -1,7 +1,7 @@
 """Keycluster from boto3, AWS's own SDK: only the endpoint and the credentials are different.
 
-keycluster dev --dir /tmp/region &
-python examples/boto3_client.py /tmp/region/endpoints.json
+keycluster dev --dir my-region &
+python examples/boto3_client.py my-region/endpoints.json
 """
 
 import json

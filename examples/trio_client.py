@@ -1,7 +1,7 @@
 """Keycluster from trio: a key, a secret, a file.
 
-keycluster dev --dir /tmp/region &
-python examples/trio_client.py /tmp/region/endpoints.json
+keycluster dev --dir my-region &
+python examples/trio_client.py my-region/endpoints.json
 """
 
 import io
