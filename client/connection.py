@@ -11,6 +11,7 @@ make one frame.
   that a stopped process or a dropped route costs a second and a half, not a deadline.
 """
 
+import contextlib
 import math
 from collections import deque
 
@@ -209,6 +210,9 @@ class Connection:
         call.ended = True
         if call.number in self._in_flight:
             self._in_flight[call.number] = None
+        elif call.number == 0:  # It still waits for room that may never come: what it would send needn't.
+            with contextlib.suppress(ValueError):
+                self._queue.remove(call)
 
     # Reading.
 

@@ -1,13 +1,14 @@
 """What a call of the client can raise.
 
-KmsError                 a node's refusal, by AWS's names (cluster/wire/errors.py): NotFoundException, …
-KeyClientError           what the client itself finds
-├── DeadlineExceeded     no answer in the caller's time (also a TimeoutError); whether a change was made is not known
-├── NodesUnreachable     no node of the region could be reached in the caller's time (also a ConnectionError)
-├── RequestTooLarge      a request that no node takes (also a ValueError): nothing was sent
-├── NodeNotTrusted       who answered could not prove to be the node we meant: nothing was sent to it
-├── ClientClosed         the client was used outside its `async with`
-└── EnvelopeError        a message that isn't one, isn't whole, or doesn't verify
+KeyclusterError              either of the two
+├── KmsError                 a node's refusal, by AWS's names (cluster/wire/errors.py): NotFoundException, …
+└── KeyClientError           what the client itself finds
+    ├── DeadlineExceeded     no answer in the caller's time (also a TimeoutError); a change may have been made
+    ├── NodesUnreachable     no node of the region could be reached in the caller's time (also a ConnectionError)
+    ├── RequestTooLarge      a request that no node takes (also a ValueError): nothing was sent
+    ├── NodeNotTrusted       who answered could not prove to be the node we meant: nothing was sent to it
+    ├── ClientClosed         the client was used outside its `async with`
+    └── EnvelopeError        a message that isn't one, isn't whole, or doesn't verify
 
 An answer is never hidden: where a deadline ends a row of retries, the last refusal is raised, not the deadline.
 """
@@ -30,6 +31,7 @@ from keycluster.cluster.wire.errors import (
     InvalidKeyUsageException,
     InvalidMarkerException,
     InvalidSignatureException,
+    KeyclusterError,
     KeyUnavailableException,
     KmsError,
     KMSInternalException,
@@ -48,7 +50,7 @@ from keycluster.cluster.wire.errors import (
 )
 
 
-class KeyClientError(Exception):
+class KeyClientError(KeyclusterError):
     """What the client itself found; a node's refusals are `KmsError`."""
 
 
@@ -104,6 +106,7 @@ __all__ = [
     "KMSInvalidStateException",
     "KeyClientError",
     "KeyUnavailableException",
+    "KeyclusterError",
     "KmsError",
     "LimitExceededException",
     "MalformedPolicyDocumentException",

@@ -12,7 +12,11 @@ Source: the AWS KMS API Reference ("Errors" of each operation and "Common Errors
 from typing import ClassVar
 
 
-class KmsError(Exception):
+class KeyclusterError(Exception):
+    """All that Keycluster's client raises on purpose: a node's refusals, and what the client itself finds."""
+
+
+class KmsError(KeyclusterError):
     """An operation's refusal. `code` is what AWS calls it; `status` is the HTTP status of the AWS door.
 
     `retryable` says that the same request may be tried at another node at once; a change under the same request id, by

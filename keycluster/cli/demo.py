@@ -141,8 +141,11 @@ def _use_boto3(endpoints: dict[str, Any]) -> None:
     _done("the same with boto3, unmodified, Signature Version 4 verified", began)
 
 
-async def _leader(client: KeyClient) -> str | None:
-    return (await client.node_status()).leader
+async def _leader(client: KeyClient) -> str:
+    with trio.fail_after(RECOVER_S_MAX):
+        while (leader := (await client.node_status()).leader) is None:
+            await trio.sleep(0.05)
+    return leader
 
 
 async def _file_with_a_dead_leader(client: KeyClient, folder: Path, endpoints: dict[str, Any], key: str) -> None:

@@ -54,7 +54,7 @@ def init_region(config: NodeConfig, *, account: str, endpoints: Path, world: Wor
             )
         client_ca = _client_ca(config, account, access_key, world)
     except (FolderTaken, SealError, AccessKeyUnfit, ConfigError, OSError) as error:
-        if begun is None:  # No region was founded that would know this key.
+        if begun is None and not holds_node(config.data, world.disk):  # No region was founded that knows this key.
             endpoints.unlink(missing_ok=True)
         raise CommandFailed(str(error)) from None
     write_private(ca_file, to_pem(client_ca))

@@ -1,6 +1,7 @@
 """`keycluster key …` and `keycluster alias …`: the control plane's everyday calls."""
 
 import argparse
+import sys
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -56,9 +57,16 @@ def _call(act: Act, done: str) -> Callable[[argparse.Namespace, Output], None]:
     return run
 
 
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError
+    return number
+
+
 def _add_key_lookups(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     parser = _command(commands, "list", "list the account's keys", _list_keys, key=False)
-    parser.add_argument("--limit", type=int, default=1000, help="how many at most (default: 1000)")
+    parser.add_argument("--limit", type=_positive, default=1000, help="how many at most (default: 1000)")
     _command(commands, "describe", "show a key", _describe)
     _command(commands, "policy", "print a key's policy", _policy)
 
@@ -239,20 +247,20 @@ def _describe(options: argparse.Namespace, output: Output) -> None:
 
 
 def _list_keys(options: argparse.Namespace, output: Output) -> None:
-    async def act(client: KeyClient) -> list[Any]:
+    async def act(client: KeyClient) -> tuple[list[Any], bool]:
         keys: list[Any] = []
-        marker = None
-        while len(keys) < options.limit:
+        marker, more = None, True
+        while more and len(keys) < options.limit:
             page = await client.list_keys(
                 limit=min(1000, options.limit - len(keys)), marker=marker, timeout=options.timeout
             )
             keys += page.keys
-            if not page.truncated:
-                break
-            marker = page.next_marker
-        return keys
+            marker, more = page.next_marker, bool(page.truncated)
+        return keys, more
 
-    keys = with_client(options, act)
+    keys, more = with_client(options, act)
+    if more:
+        print(f"keycluster: there are more than {options.limit:,} keys; see --limit", file=sys.stderr)
     output.table(["KEY", "ARN"], [[key.key_id or "", key.key_arn or ""] for key in keys], value={"Keys": keys})
 
 

@@ -10,10 +10,11 @@ import pytest
 import trio
 
 from keycluster import KeyClient, errors
-from tests.region.dev_region import DevRegion, dev_region, rounds
+from tests.region.dev_region import FULL, DevRegion, dev_region, rounds
 
 CALL_S_MAX = 15.0
-OUTAGE_AIM_S = 1.5
+OUTAGE_AIM_S = 1.5  # What is promised where only the leader died, on a machine with nothing else to do.
+OUTAGE_BOUND_S = 6.0  # Several elections: on a busy machine it still isn't a time-out of minutes.
 PLAINTEXT = b"what must come back"
 
 
@@ -134,6 +135,7 @@ async def test_the_leader_is_killed_under_load(tmp_path: Path) -> None:
     )
     assert_each_once(load, found)
     assert load.failed == []
+    assert max(outages) < (OUTAGE_AIM_S if FULL else OUTAGE_BOUND_S)
 
 
 @pytest.mark.timeout(1800)
