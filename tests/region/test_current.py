@@ -11,6 +11,7 @@ from keycluster import KeyClient, errors
 from tests.region.dev_region import DevRegion, dev_region, rounds
 
 LEASE_S = 1.0
+KEYS_PER_PAUSE = 10  # A pause takes longer than a lease: each is used for several rounds.
 PAUSED_S = LEASE_S * 1.3  # Past the end of any lease the paused node held.
 
 
@@ -68,27 +69,33 @@ async def test_a_disabled_key_works_nowhere_with_learners(tmp_path: Path) -> Non
 
 @pytest.mark.timeout(3000)
 async def test_a_node_paused_past_its_lease_serves_nothing_stale(region: DevRegion) -> None:
-    """A follower is stopped in the middle of a round and goes on after its lease has ended, with a call waiting."""
-    count = rounds(100, 4)
+    """A follower is stopped, keys are disabled; it goes on after its lease has ended, with a call on each waiting."""
+    pauses = rounds(100, 4)
     woken, settled = Counter[str](), Counter[str]()
     async with KeyClient.from_endpoints(region.endpoints_file) as client:
-        key = (await client.create_key()).key_metadata.key_id
-        for number in range(count):
+        keys = [(await client.create_key()).key_metadata.key_id for _ in range(KEYS_PER_PAUSE)]
+        for number in range(pauses):
             leader = (await client.node_status()).leader
             followers = [node for node in region.nodes() if node.id != leader]
             paused = followers[number % len(followers)]
             paused.signal(signal.SIGSTOP)
             try:
-                await client.at(str(leader)).disable_key(key_id=key)
+                for key in keys:
+                    await client.at(str(leader)).disable_key(key_id=key)
                 async with trio.open_nursery() as nursery:
-                    nursery.start_soon(try_encrypt, client, paused.id, key, woken)
-                    await trio.sleep(PAUSED_S)  # The call waits in the paused node's socket meanwhile.
+                    for key in keys:
+                        nursery.start_soon(try_encrypt, client, paused.id, key, woken)
+                    await trio.sleep(PAUSED_S)  # The calls wait in the paused node's socket meanwhile.
                     paused.signal(signal.SIGCONT)
             finally:
                 paused.signal(signal.SIGCONT)
             for node in region.nodes():
-                await try_encrypt(client, node.id, key, settled)
-            await client.enable_key(key_id=key)
-    print(f"\n{count} rounds with a paused follower: on waking {dict(woken)}, afterwards {dict(settled)}")
+                for key in keys:
+                    await try_encrypt(client, node.id, key, settled)
+            for key in keys:
+                await client.enable_key(key_id=key)
+    print(
+        f"\n{pauses} pauses of a follower, {KEYS_PER_PAUSE} keys each: on waking {dict(woken)}, later {dict(settled)}"
+    )
     assert woken["success"] == settled["success"] == 0
-    assert sum(woken.values()) == count
+    assert sum(woken.values()) == pauses * KEYS_PER_PAUSE
