@@ -5,7 +5,7 @@ import sys
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from keycluster import KeyClient
+from keycluster import KeyClient, errors
 from keycluster.cli.connection import add_connection_options, with_client
 from keycluster.cli.output import CommandFailed, Output, when
 from keycluster.cluster.wire.operations import AliasListEntry, KeyMetadata, Tag
@@ -221,9 +221,12 @@ def _create(options: argparse.Namespace, output: Output) -> None:
             description=options.description, tags=_tags(options.tag) or None, timeout=options.timeout
         )
         if options.alias:
-            await client.create_alias(
-                alias_name=options.alias, target_key_id=created.key_metadata.key_id, timeout=options.timeout
-            )
+            key_id = created.key_metadata.key_id
+            try:
+                await client.create_alias(alias_name=options.alias, target_key_id=key_id, timeout=options.timeout)
+            except errors.KmsError as refusal:
+                text = f"key {key_id} is created, but its alias is refused: {refusal.message}"
+                raise CommandFailed(text, code=refusal.code) from None
         return created.key_metadata
 
     metadata = with_client(options, act)

@@ -85,6 +85,21 @@ def test_a_keys_everyday_life(shell: Shell) -> None:
     assert "Disabled" in shell.says("key", "describe", key)
 
 
+def test_a_refused_alias_names_the_key_that_was_made(shell: Shell) -> None:
+    """Two calls, and the second fails: the key is there, so its id is told."""
+    complaint = shell.fails("key", "create", "--alias", "no-prefix")
+    key = complaint.partition("key ")[2].split()[0]
+    assert key in shell.says("key", "describe", key)
+
+
+def test_a_list_that_is_cut_says_so(shell: Shell, capfd: pytest.CaptureFixture[str]) -> None:
+    """What isn't shown isn't kept silent about."""
+    for _ in range(2):
+        shell.says("key", "create")
+    assert main(["key", "list", "--limit", "1"]) == 0
+    assert "more than 1 keys" in capfd.readouterr().err
+
+
 def test_all_aliases_are_listed(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     """However many pages that takes."""
     monkeypatch.setattr(key_commands, "ALIASES_PER_PAGE", 2)
