@@ -1,0 +1,175 @@
+"""One language for what goes wrong, spoken by both simulators and by the nemesis of real processes.
+
+A *schedule* is a list of faults, drawn from a seed before the run begins: each has its time, its kind, for how long it
+lasts and how strong it is. Whom it hits is decided when it happens, by the fault's own random numbers, so that leaving
+out one fault changes the draws of no other: a schedule can be shrunk.
+
+Swarm testing (Groce et al., ISSTA 2012): each seed leaves some kinds out and draws a rate of its own for each of the
+others, since a fault that is always there hides what only happens without it.
+"""
+
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from typing import Any, Self
+
+from keycluster.cluster.types import MILLISECOND, SECOND
+
+PPM = 1_000_000
+
+
+class FaultKind(StrEnum):
+    """What can happen. Which of these a simulator can do, it says itself."""
+
+    LOSS = "loss"  # A part of the messages on every link is lost.
+    DELAY = "delay"  # Some messages take far longer than others.
+    DUPLICATE = "duplicate"
+    REORDER = "reorder"  # Messages overtake each other.
+    RESET = "reset"  # Connections break.
+    PARTITION = "partition"  # The members fall into two sides.
+    ONE_WAY = "one-way"  # Nothing gets from one side to the other, the way back works.
+    PARTIAL = "partial"  # Some links between some members are cut, in some directions.
+    CLOG = "clog"  # Swizzled: links stop one by one and go on in another order; what was sent meanwhile arrives then.
+    AZ_LOSS = "az-loss"  # All nodes of an AZ crash or are cut off together.
+    CRASH = "crash"  # Memory and unsynced writes are lost; starts again later.
+    CRASH_AT_STEP = "crash-at-step"  # At a chosen await of a node's tasks.
+    CRASH_AT_WRITE = "crash-at-write"  # At a chosen operation of its disk, which may be done or not, or torn.
+    CRASH_ALL = "crash-all"  # A power cut of the whole region.
+    RESTART = "restart"  # Told to stop, as by SIGTERM, and started again.
+    PAUSE = "pause"  # SIGSTOP, past the end of leases, then SIGCONT.
+    PAUSE_BEFORE_OUTPUT = "pause-before-output"  # Between an input and what it leads to.
+    DRIFT = "drift"  # Machines' clocks run at different rates, within the bound.
+    WALL_JUMP = "wall-jump"  # The wall clock of a machine jumps.
+    DISK_SLOW = "disk-slow"
+    DISK_STALL = "disk-stall"  # It answers nothing for a while.
+    APPLY_HANG = "apply-hang"  # A member's apply makes no progress, though all else of it runs.
+    BIT_ROT = "bit-rot"  # A byte of a file changes while the node is down.
+    DISK_FULL = "disk-full"
+    ROLLED_BACK = "rolled-back"  # A node starts on an old copy of its disk.
+    COMPACT = "compact"  # The log is cut so far that members that lag need a snapshot.
+    ADD_VOTER = "add-voter"
+    ADD_LEARNER = "add-learner"
+    CHANGE_ROLE = "change-role"
+    REMOVE = "remove"
+    TRANSFER = "transfer"  # Of leadership.
+    SEALED_RESTART = "sealed-restart"  # The seal can't be opened for a while: the node stays down.
+    UPGRADE = "upgrade"  # A rolling restart into another version of the protocol.
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One thing that goes wrong. Times in nanoseconds from the run's beginning."""
+
+    number: int
+    """Names it within its schedule, also when others are left out."""
+    at_ns: int
+    kind: FaultKind
+    for_ns: int
+    """How long it lasts, where that means something."""
+    strength: float
+    """From 0 to 1: a chance, a part, a severity, as the kind has it."""
+    seed: int
+    """Of the fault's own draws: whom it hits, where."""
+
+    def rng(self) -> random.Random:
+        """The same numbers each time."""
+        return random.Random(self.seed)
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "kind": self.kind.value}
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Self:
+        """Raises `KeyError`, `TypeError` or `ValueError` for what isn't one."""
+        return cls(**{**value, "kind": FaultKind(value["kind"])})
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """How a kind is drawn: how long it lasts, and how much rarer than others it is."""
+
+    shortest_ns: int
+    longest_ns: int
+    weight: float = 1.0
+
+
+_BRIEF = Shape(20 * MILLISECOND, 400 * MILLISECOND)
+_LEASE_LONG = Shape(20 * MILLISECOND, 2_200 * MILLISECOND)  # Some end before a lease would, some long after.
+_LONG = Shape(300 * MILLISECOND, 4 * SECOND)
+
+SHAPES: dict[FaultKind, Shape] = {
+    FaultKind.LOSS: _LONG,
+    FaultKind.DELAY: _LONG,
+    FaultKind.DUPLICATE: _LONG,
+    FaultKind.REORDER: _LONG,
+    FaultKind.RESET: _BRIEF,
+    FaultKind.PARTITION: _LEASE_LONG,
+    FaultKind.ONE_WAY: _LEASE_LONG,
+    FaultKind.PARTIAL: _LEASE_LONG,
+    FaultKind.CLOG: _LEASE_LONG,
+    FaultKind.AZ_LOSS: Shape(300 * MILLISECOND, 4 * SECOND, 0.3),
+    FaultKind.CRASH: Shape(5 * MILLISECOND, 1_500 * MILLISECOND),
+    FaultKind.CRASH_AT_STEP: Shape(5 * MILLISECOND, 1_500 * MILLISECOND),
+    FaultKind.CRASH_AT_WRITE: Shape(5 * MILLISECOND, 1_500 * MILLISECOND),
+    FaultKind.CRASH_ALL: Shape(5 * MILLISECOND, 1_500 * MILLISECOND, 0.15),
+    FaultKind.RESTART: Shape(5 * MILLISECOND, 600 * MILLISECOND),
+    FaultKind.PAUSE: Shape(10 * MILLISECOND, 2_000 * MILLISECOND),
+    FaultKind.PAUSE_BEFORE_OUTPUT: Shape(10 * MILLISECOND, 1_600 * MILLISECOND),
+    FaultKind.DRIFT: Shape(1 * SECOND, 10 * SECOND, 0.5),
+    FaultKind.WALL_JUMP: Shape(500 * MILLISECOND, 8 * SECOND, 0.5),
+    FaultKind.DISK_SLOW: _LONG,
+    FaultKind.DISK_STALL: _LEASE_LONG,
+    FaultKind.APPLY_HANG: Shape(50 * MILLISECOND, 3 * SECOND),
+    FaultKind.BIT_ROT: Shape(5 * MILLISECOND, 1_500 * MILLISECOND, 0.2),
+    FaultKind.DISK_FULL: Shape(100 * MILLISECOND, 2 * SECOND, 0.3),
+    FaultKind.ROLLED_BACK: Shape(5 * MILLISECOND, 1_500 * MILLISECOND, 0.15),
+    FaultKind.COMPACT: Shape(0, 0),
+    FaultKind.ADD_VOTER: Shape(0, 0, 0.5),
+    FaultKind.ADD_LEARNER: Shape(0, 0, 0.5),
+    FaultKind.CHANGE_ROLE: Shape(0, 0, 0.5),
+    FaultKind.REMOVE: Shape(0, 0, 0.5),
+    FaultKind.TRANSFER: Shape(0, 0),
+    FaultKind.SEALED_RESTART: Shape(100 * MILLISECOND, 2 * SECOND, 0.3),
+    FaultKind.UPGRADE: Shape(100 * MILLISECOND, 1 * SECOND, 0.1),
+}
+
+FAULT_NS_MEANS = tuple(ns * MILLISECOND for ns in (80, 150, 300, 600, 1_200))
+"""Between two faults: a seed draws one, so that some runs are storms and others have calm in between."""
+
+KIND_CHANCE = 0.5  # That a seed has a kind at all.
+KIND_RATES = (0.2, 1.0, 1.0, 5.0)  # How often, against the other kinds of the same seed.
+
+
+def draw_schedule(seed: int, *, time_ns: int, kinds: Iterable[FaultKind], gap_scale: float = 1.0) -> tuple[Fault, ...]:
+    """The faults of a seed within `time_ns`, in order of time. At least one of `kinds` is in it, if there are any.
+
+    `gap_scale` stretches the time between faults: a simulator of whole nodes has fewer to each simulated second.
+    """
+    rng = random.Random(f"schedule/{seed}")
+    supported = sorted(kinds)
+    if not supported:
+        return ()
+    chosen = [kind for kind in supported if rng.random() < KIND_CHANCE] or [rng.choice(supported)]
+    weights = [rng.choice(KIND_RATES) * SHAPES[kind].weight for kind in chosen]
+    gap_ns = rng.choice(FAULT_NS_MEANS) * gap_scale
+    return tuple(_draw(rng, time_ns=time_ns, kinds=chosen, weights=weights, gap_ns=gap_ns))
+
+
+def _draw(
+    rng: random.Random, *, time_ns: int, kinds: Sequence[FaultKind], weights: Sequence[float], gap_ns: float
+) -> Iterable[Fault]:
+    at, number = int(rng.expovariate(1 / gap_ns)), 0
+    while at < time_ns:
+        [kind] = rng.choices(kinds, weights)
+        shape = SHAPES[kind]
+        yield Fault(
+            number=number,
+            at_ns=at,
+            kind=kind,
+            for_ns=rng.randint(shape.shortest_ns, shape.longest_ns),
+            strength=rng.random(),
+            seed=rng.getrandbits(48),
+        )
+        at += 1 + int(rng.expovariate(1 / gap_ns))
+        number += 1

@@ -1,0 +1,134 @@
+"""What a run is asked for, and what comes of it: the same for both simulators, from the command line to a campaign.
+
+A `RunSpec` says all that decides a run; with the same code it gives the same trace, byte for byte. It travels as JSON:
+to worker processes, to other machines, and in the file by which a failure is replayed.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import Any, Self
+
+from keycluster.cluster.types import SECOND
+from keycluster.simulations.faults import Fault, FaultKind
+
+FORMAT = 1
+"""Of the JSON."""
+
+
+class Simulator(StrEnum):
+    CORE = "core"
+    REGION = "region"
+
+    @property
+    def time_ns(self) -> int:
+        """How long a run goes on with faults, where nothing else is asked for."""
+        return 60 * SECOND if self is Simulator.CORE else 20 * SECOND
+
+
+class SpecMalformed(ValueError):
+    """This isn't what a run can be made from; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunSpec:
+    """Everything that decides a run. What is None is drawn from the seed."""
+
+    simulator: Simulator
+    seed: int
+    time_ns: int
+    """With faults; then come peace and liveness."""
+    kinds: tuple[FaultKind, ...] | None = None
+    """Draw from these only; None: from all that the simulator can do. Empty: no faults."""
+    nodes: int | None = None
+    """Founding voters."""
+    clients: int | None = None
+    operations_per_s: float | None = None
+    """Of all clients together, in simulated time."""
+    faults: tuple[Fault, ...] | None = None
+    """These and no others, instead of drawn ones: a shrunk schedule."""
+
+    def with_faults(self, faults: Iterable[Fault]) -> "RunSpec":
+        return replace(self, faults=tuple(faults))
+
+    def to_json(self) -> str:
+        """One line."""
+        return json.dumps(
+            {
+                "format": FORMAT,
+                "simulator": self.simulator.value,
+                "seed": self.seed,
+                "time_ns": self.time_ns,
+                "kinds": None if self.kinds is None else [kind.value for kind in self.kinds],
+                "nodes": self.nodes,
+                "clients": self.clients,
+                "operations_per_s": self.operations_per_s,
+                "faults": None if self.faults is None else [fault.to_json() for fault in self.faults],
+            }
+        )
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Raises `SpecMalformed`."""
+        try:
+            value: dict[str, Any] = json.loads(text)
+            if value.pop("format") != FORMAT:
+                raise SpecMalformed("this replay file was written by another version of keycluster")
+            kinds, faults = value.pop("kinds"), value.pop("faults")
+            return cls(
+                **{**value, "simulator": Simulator(value["simulator"])},
+                kinds=None if kinds is None else tuple(FaultKind(kind) for kind in kinds),
+                faults=None if faults is None else tuple(Fault.from_json(fault) for fault in faults),
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            if isinstance(error, SpecMalformed):
+                raise
+            raise SpecMalformed(f"this is no replay file: {type(error).__name__}: {error}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """What a checker found."""
+
+    checker: str
+    """Which one: a short name, as in the table of planted bugs."""
+    message: str
+    at_ns: int | None = None
+    """When, on the run's clock; None: at its end."""
+
+    def to_json(self) -> dict[str, Any]:
+        return {"checker": self.checker, "message": self.message, "at_ns": self.at_ns}
+
+
+@dataclass(slots=True)
+class SeedReport:
+    """What came of a run."""
+
+    spec: RunSpec
+    trace_sha256: str = ""
+    simulated_ns: int = 0
+    wall_s: float = 0.0
+    events: int = 0
+    faults: Counter[str] = field(default_factory=Counter)
+    """By kind: those that had an effect, not those that were asked for."""
+    operations: Counter[str] = field(default_factory=Counter)
+    """What clients did, by operation and outcome: a run in which nothing succeeds has shown nothing."""
+    marks: Counter[str] = field(default_factory=Counter)
+    failures: list[Failure] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        """As `keycluster simulate --json` prints it."""
+        return {
+            "simulator": self.spec.simulator.value,
+            "seed": self.spec.seed,
+            "trace_sha256": self.trace_sha256,
+            "simulated_s": round(self.simulated_ns / SECOND, 3),
+            "wall_s": round(self.wall_s, 3),
+            "events": self.events,
+            "faults": dict(sorted(self.faults.items())),
+            "operations": dict(sorted(self.operations.items())),
+            "marks": dict(sorted(self.marks.items())),
+            "failures": [failure.to_json() for failure in self.failures],
+        }
