@@ -17,16 +17,33 @@ from keycluster.cluster.peer_messages import PeerMessage, PeerMessageMalformed, 
 from keycluster.cluster.seams import ByteStream
 from keycluster.cluster.types import LogIndex, NodeId, Term
 
-PEER_PROTOCOL_VERSION = 1
 PEER_FRAME_BYTES_MAX = 8 * 1024 * 1024  # Above what one append, one chunk and a full outbox can come to.
 LENGTH_BYTES = 4
 READ_BYTES = 256 * 1024
 
 
-class Hello(Struct, frozen=True, array_like=True, tag=1):
-    """First on each stream, from both ends."""
+class PeerVersions(Struct, frozen=True, array_like=True):
+    """The versions of the peer protocol that a release speaks, from the oldest to the newest.
 
-    version: int
+    A stream uses the newest that both ends speak. A release that changes the protocol goes on speaking the version of
+    the release before it, so that a region is upgraded node by node and never stops.
+    """
+
+    oldest: int
+    newest: int
+
+    def __str__(self) -> str:
+        return f"version {self.newest}" if self.oldest == self.newest else f"versions {self.oldest} to {self.newest}"
+
+
+SPOKEN = PeerVersions(1, 1)
+"""By this release."""
+
+
+class Hello(Struct, frozen=True, array_like=True, tag=1):
+    """First on each stream, from both ends. All versions keep its form, and may only add members at its end."""
+
+    versions: PeerVersions
     region: str
     node: NodeId
     known_of_you: tuple[Term, LogIndex] | None
@@ -95,15 +112,22 @@ def encode_opening(opening: Opening) -> bytes:
     return len(body).to_bytes(LENGTH_BYTES, "big") + body
 
 
-def decode_opening(body: bytes, *, region: str) -> Opening:
-    """A farewell, or a hello of our version and region. Raises PeerProtocolError."""
+def agree(ours: PeerVersions, theirs: PeerVersions) -> int:
+    """The version that a stream uses: both ends come to the same. Raises PeerProtocolError if there is none."""
+    version = min(ours.newest, theirs.newest)
+    if version < max(ours.oldest, theirs.oldest):
+        raise PeerProtocolError(f"the peer speaks {theirs}, this node {ours}: upgrade a region one release at a time")
+    return version
+
+
+def decode_opening(body: bytes, *, region: str, versions: PeerVersions) -> Opening:
+    """A farewell, or a hello of our region in a version that we speak. Raises PeerProtocolError."""
     try:
         opening = _opening.decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise PeerProtocolError(f"undecodable hello: {type(error).__name__}") from None
     if isinstance(opening, Hello):
-        if opening.version != PEER_PROTOCOL_VERSION:
-            raise PeerProtocolError(f"the peer speaks version {opening.version}, this node {PEER_PROTOCOL_VERSION}")
+        agree(versions, opening.versions)
         if opening.region != region:
             raise PeerProtocolError(f"the peer is of region {opening.region}")
     return opening

@@ -33,11 +33,12 @@ from keycluster.cluster.seams import (
 )
 from keycluster.cluster.types import LogIndex, NodeId, Term
 from keycluster.node.peer_link import (
-    PEER_PROTOCOL_VERSION,
+    SPOKEN,
     Farewell,
     FrameReader,
     Hello,
     PeerProtocolError,
+    PeerVersions,
     decode_messages,
     decode_opening,
     encode_opening,
@@ -157,6 +158,7 @@ class Peers:
         listen: str,
         directory: MemberDirectory,
         limits: ServeLimits = DEFAULT_LIMITS,
+        versions: PeerVersions = SPOKEN,
     ) -> None:
         self._node = node
         self._region = region
@@ -167,6 +169,7 @@ class Peers:
         self._listen = listen
         self._directory = directory
         self._limits = limits
+        self._versions = versions
         self._receiver: PeerReceiver | None = None
         self._outboxes: dict[NodeId, _Outbox] = {}
         self._incoming: dict[NodeId, _Incoming] = {}
@@ -270,7 +273,7 @@ class Peers:
         await self._send(stream, encode_opening(self._hello(peer)))
         with trio.move_on_after(HELLO_S_MAX):
             body = await FrameReader(stream).read()
-            answer = decode_opening(body, region=self._region) if body is not None else None
+            answer = decode_opening(body, region=self._region, versions=self._versions) if body is not None else None
             if isinstance(answer, Farewell):
                 raise RemovedFromRegion(answer.reason)
             if answer is None or answer.node != peer:
@@ -281,7 +284,7 @@ class Peers:
 
     def _hello(self, peer: NodeId) -> Hello:
         known = self._require_receiver().known_of(peer)
-        return Hello(PEER_PROTOCOL_VERSION, self._region, self._node, known)
+        return Hello(self._versions, self._region, self._node, known)
 
     async def _send_until_broken(self, stream: ByteStream, outbox: _Outbox) -> None:
         async with trio.open_nursery() as nursery:
@@ -344,7 +347,7 @@ class Peers:
             body = await frames.read()
         if body is None:
             raise PeerProtocolError("no hello")
-        hello = decode_opening(body, region=self._region)
+        hello = decode_opening(body, region=self._region, versions=self._versions)
         if not isinstance(hello, Hello) or hello.node != peer:
             raise PeerProtocolError("the hello names another node")
         self._require_receiver().learn_known_of_me(peer, hello.known_of_you)

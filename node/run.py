@@ -47,6 +47,7 @@ from keycluster.node.making import LOG_FOLDER, STATE_FOLDER
 from keycluster.node.membership import Directory, MembershipActor
 from keycluster.node.moving import Moving
 from keycluster.node.operations.admin import AdminHandlers, best_successor
+from keycluster.node.peer_link import SPOKEN, PeerVersions
 from keycluster.node.peers import Peer, Peers
 from keycluster.node.proposals import Proposals
 from keycluster.node.raft_driver import RaftDriver, Stores, newest_stamp
@@ -67,7 +68,14 @@ class Node:
     """One node's parts, wired. `run` runs them until `stop` is set or one of them fails."""
 
     def __init__(
-        self, config: NodeConfig, *, world: World, secrets: NodeSecrets, stores: Stores, hardening: Hardening
+        self,
+        config: NodeConfig,
+        *,
+        world: World,
+        secrets: NodeSecrets,
+        stores: Stores,
+        hardening: Hardening,
+        peer_versions: PeerVersions = SPOKEN,
     ) -> None:
         self.config = config
         self.world = world
@@ -90,6 +98,7 @@ class Node:
             listen=config.peer.listen,
             directory=self.directory,
             limits=ServeLimits(connections_max=config.peer.connections_max),
+            versions=peer_versions,
         )
         self.replica = _make_replica(config, world=world, stores=stores)
         self._stops = False

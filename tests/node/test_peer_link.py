@@ -2,6 +2,7 @@
 
 import contextlib
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,10 +14,12 @@ from keycluster.cluster.raft.messages import AppendEntries, Entry, EntryKind
 from keycluster.cluster.types import LogIndex, NodeId, Term
 from keycluster.node.peer_link import (
     LENGTH_BYTES,
-    PEER_PROTOCOL_VERSION,
+    SPOKEN,
     Farewell,
     Hello,
     PeerProtocolError,
+    PeerVersions,
+    agree,
     decode_messages,
     decode_opening,
     encode_opening,
@@ -51,7 +54,7 @@ def test_garbage_is_a_protocol_error(body: bytes) -> None:
     with contextlib.suppress(PeerProtocolError):
         decode_messages(body)
     with contextlib.suppress(PeerProtocolError):
-        decode_opening(body, region="us-east-1")
+        decode_opening(body, region="us-east-1", versions=SPOKEN)
 
 
 @given(st.data())
@@ -67,21 +70,42 @@ def test_a_changed_frame_never_escapes_as_another_error(data: st.DataObject) -> 
 def test_opening_round_trip() -> None:
     """A hello and a farewell."""
     for opening in (
-        Hello(PEER_PROTOCOL_VERSION, "us-east-1", NodeId("n1"), (Term(4), LogIndex(17))),
-        Hello(PEER_PROTOCOL_VERSION, "us-east-1", NodeId("n1"), None),
+        Hello(SPOKEN, "us-east-1", NodeId("n1"), (Term(4), LogIndex(17))),
+        Hello(SPOKEN, "us-east-1", NodeId("n1"), None),
         Farewell("removed"),
     ):
-        assert decode_opening(body_of(encode_opening(opening)), region="us-east-1") == opening
+        assert decode_opening(body_of(encode_opening(opening)), region="us-east-1", versions=SPOKEN) == opening
 
 
 @pytest.mark.parametrize(
     "hello",
     [
-        Hello(PEER_PROTOCOL_VERSION + 1, "us-east-1", NodeId("n1"), None),
-        Hello(PEER_PROTOCOL_VERSION, "eu-west-1", NodeId("n1"), None),
+        Hello(PeerVersions(SPOKEN.newest + 1, SPOKEN.newest + 1), "us-east-1", NodeId("n1"), None),
+        Hello(SPOKEN, "eu-west-1", NodeId("n1"), None),
     ],
 )
 def test_opening_of_another_version_or_region_is_refused(hello: Hello) -> None:
     """Nodes of two regions, or of two protocols, don't talk by accident."""
     with pytest.raises(PeerProtocolError):
-        decode_opening(body_of(encode_opening(hello)), region="us-east-1")
+        decode_opening(body_of(encode_opening(hello)), region="us-east-1", versions=SPOKEN)
+
+
+@given(st.tuples(*[st.integers(1, 4)] * 4))
+def test_both_ends_agree_on_the_newest_version_that_both_speak(drawn: tuple[int, int, int, int]) -> None:
+    """Whoever greets whom; ends with none in common part."""
+    ours, theirs = PeerVersions(*drawn[:2]), PeerVersions(*drawn[2:])
+    common = set(range(drawn[0], drawn[1] + 1)) & set(range(drawn[2], drawn[3] + 1))
+    for one, other in ((ours, theirs), (theirs, ours)):
+        if common:
+            assert agree(one, other) == max(common)
+        else:
+            with pytest.raises(PeerProtocolError):
+                agree(one, other)
+
+
+def test_a_newer_hello_may_have_more_members() -> None:
+    """A node of this release greets one of the next."""
+    newer = msgspec.msgpack.encode([1, [1, 2], "us-east-1", "n2", None, "something new"])
+    assert decode_opening(newer, region="us-east-1", versions=SPOKEN) == Hello(
+        PeerVersions(1, 2), "us-east-1", NodeId("n2"), None
+    )

@@ -19,11 +19,12 @@ from keycluster.node.network import RealNetwork
 from keycluster.node.peer_link import (
     LENGTH_BYTES,
     PEER_FRAME_BYTES_MAX,
-    PEER_PROTOCOL_VERSION,
+    SPOKEN,
     Farewell,
     FrameReader,
     Hello,
     Opening,
+    PeerVersions,
     decode_opening,
     encode_opening,
     frame_of,
@@ -140,13 +141,13 @@ async def dial(parties: Parties, speaker: Member, listener: Member) -> ByteStrea
     )
 
 
-def hello(node: str, *, region: str = REGION, version: int = PEER_PROTOCOL_VERSION) -> bytes:
-    return encode_opening(Hello(version, region, NodeId(node), None))
+def hello(node: str, *, region: str = REGION, versions: PeerVersions = SPOKEN) -> bytes:
+    return encode_opening(Hello(versions, region, NodeId(node), None))
 
 
 async def answer_of(stream: ByteStream) -> Opening | None:
     body = await FrameReader(stream).read()
-    return None if body is None else decode_opening(body, region=REGION)
+    return None if body is None else decode_opening(body, region=REGION, versions=SPOKEN)
 
 
 async def is_closed(stream: ByteStream) -> bool:
@@ -290,7 +291,9 @@ async def test_a_broken_invariant_is_no_matter_of_one_stream(parties: Parties) -
     assert raised.group_contains(InvariantBroken)
 
 
-@pytest.mark.parametrize("opening", [hello("n1", region="eu-west-1"), hello("n1", version=9), b"\x00\x00\x00\x01\xc1"])
+@pytest.mark.parametrize(
+    "opening", [hello("n1", region="eu-west-1"), hello("n1", versions=PeerVersions(9, 9)), b"\x00\x00\x00\x01\xc1"]
+)
 async def test_a_hello_that_does_not_fit_is_not_answered(parties: Parties, opening: bytes) -> None:
     """Another region, another protocol, no hello at all."""
     a, b = Member(parties, "n1"), Member(parties, "n2")

@@ -43,7 +43,7 @@ from keycluster.cluster.wire.frames import (
 from keycluster.node.join_messages import JoinRequest, ask
 from keycluster.node.join_token import JoinToken, parse_join_token
 from keycluster.node.peer_link import (
-    PEER_PROTOCOL_VERSION,
+    SPOKEN,
     Hello,
     PeerProtocolError,
     decode_messages,
@@ -477,12 +477,12 @@ class PeerFuzz:
             await stream.aclose()
 
     def _proper_hello(self) -> bytes:
-        return encode_opening(Hello(PEER_PROTOCOL_VERSION, REGION, self._secrets.node, None))
+        return encode_opening(Hello(SPOKEN, REGION, self._secrets.node, None))
 
     async def _say_malformed_hello(self, garbage: Garbage, stream: ByteStream) -> None:
         body = garbage.choice.choice((garbage.mutated(self._proper_hello()[4:]), garbage.msgpack()))
         with suppress(PeerProtocolError):
-            if getattr(decode_opening(body, region=REGION), "known_of_you", None) is not None:
+            if getattr(decode_opening(body, region=REGION, versions=SPOKEN), "known_of_you", None) is not None:
                 return  # Well-formed, and a member is believed: it would say that the node was rolled back.
         self._target.answers["member: hello"] += 1
         await stream.send_all(garbage.framed(body))
