@@ -20,7 +20,8 @@ from msgspec import Raw
 
 from keycluster.client.errors import DeadlineExceeded
 from keycluster.client.runtime import Event, Runtime
-from keycluster.client.transport import SecureStream, StreamBroken
+from keycluster.client.surroundings import Stream
+from keycluster.client.transport import StreamBroken
 from keycluster.cluster.wire.frames import (
     DEADLINE_MS_MAX,
     FRAME_BYTES_MAX,
@@ -75,7 +76,7 @@ class _Call:
 class Connection:
     """`run` does the work until the connection ends, `ask` may be called by any number of tasks meanwhile."""
 
-    def __init__(self, stream: SecureStream, welcome: Welcome, runtime: Runtime, *, in_flight_max: int) -> None:
+    def __init__(self, stream: Stream, welcome: Welcome, runtime: Runtime, *, in_flight_max: int) -> None:
         self.request_bytes_max = min(welcome.frame_bytes_max, FRAME_BYTES_MAX) - REQUEST_OVERHEAD_BYTES
         self.ended_while_idle = False
         """The node closed a connection that nobody waited on: no sign of trouble."""

@@ -2,7 +2,6 @@
 
 import math
 import os
-import random
 from collections.abc import Awaitable, Mapping
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
@@ -21,7 +20,7 @@ from keycluster.client.operations.data import DataOperations
 from keycluster.client.operations.keys import KeyOperations
 from keycluster.client.operations.labels import LabelOperations
 from keycluster.client.region import Region
-from keycluster.client.transport import client_context
+from keycluster.client.surroundings import REAL, Surroundings
 from keycluster.cluster.types import NodeId
 from keycluster.cluster.wire.operations import Shape
 
@@ -66,17 +65,18 @@ class KeyClient(RegionOperations):
         az: str | None = None,
         timeout: float = TIMEOUT_SECONDS,
         in_flight_max: int = IN_FLIGHT_MAX,
+        surroundings: Surroundings = REAL,
     ) -> None:
         """`az`: the caller's own; its nodes are preferred. `timeout`: seconds for a call, and for connecting.
+        `surroundings`: for simulations and tests only (client/surroundings.py).
 
         Raises OSError or ssl.SSLError if `ca_file` can't be read, ValueError if there are no nodes or no such time.
         """
         if not endpoints.nodes:
             raise ValueError(f"no nodes of {endpoints.region} are given")
-        jitter = random.Random()  # noqa: S311  # For pauses and the choice of nodes: nothing secret.
-        tls = client_context(endpoints.ca_file)
-        region = Region(endpoints, az=az, tls=tls, in_flight_max=in_flight_max, jitter=jitter)
+        region = Region(endpoints, az=az, in_flight_max=in_flight_max, surroundings=surroundings)
         super().__init__(region, timeout=timeout)
+        self._surroundings = surroundings
         self._running: AbstractAsyncContextManager[None] | None = None
 
     @classmethod
@@ -145,6 +145,7 @@ class KeyClient(RegionOperations):
             suite=suite,
             frame_bytes=frame_bytes,
             progress=progress,
+            surroundings=self._surroundings,
         )
 
     async def decrypt_stream(
@@ -183,7 +184,12 @@ class KeyClient(RegionOperations):
     ) -> str:
         """A message as Base64 text, the encrypted data key and the data together: for a field or a variable."""
         return await streams.encrypt_text(
-            self, plaintext, key_id=key_id, encryption_context=encryption_context, suite=suite
+            self,
+            plaintext,
+            key_id=key_id,
+            encryption_context=encryption_context,
+            suite=suite,
+            surroundings=self._surroundings,
         )
 
     async def decrypt_text(

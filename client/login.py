@@ -1,17 +1,16 @@
 """The client's side of the log-in (security.md, 9): who is there, proved both ways, before anything is asked."""
 
-import os
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from keycluster.client.endpoints import Credentials
 from keycluster.client.errors import NodeNotTrusted
-from keycluster.client.transport import SecureStream, StreamBroken
+from keycluster.client.surroundings import Stream
+from keycluster.client.transport import StreamBroken
 from keycluster.cluster.types import NodeId
 from keycluster.cluster.wire.errors import error_of
 from keycluster.cluster.wire.frames import (
     GREETING_BYTES_MAX,
-    NONCE_BYTES,
     PROTOCOL_VERSION,
     Challenge,
     ClientGreeting,
@@ -44,8 +43,11 @@ class RefusedAtLogIn(Exception):
         self.retryable = refused.retryable
 
 
-async def log_in(stream: SecureStream, credentials: Credentials, *, region: str, node: NodeId) -> Welcome:
-    """Raises `RefusedAtLogIn`, `NodeNotTrusted` or `StreamBroken`. `node` at `region` must be who answers."""
+async def log_in(stream: Stream, credentials: Credentials, *, region: str, node: NodeId, nonce: bytes) -> Welcome:
+    """Raises `RefusedAtLogIn`, `NodeNotTrusted` or `StreamBroken`. `node` at `region` must be who answers.
+
+    `nonce` is `NONCE_BYTES` fresh random bytes.
+    """
     splitter = FrameSplitter(GREETING_BYTES_MAX)
 
     async def exchange(message: ClientGreeting) -> ServerGreeting:
@@ -65,6 +67,7 @@ async def log_in(stream: SecureStream, credentials: Credentials, *, region: str,
             credentials,
             region=region,
             node=node,
+            nonce=nonce,
             certificate_sha256=certificate_fingerprint(stream.certificate),
         )
     except FrameMalformed as error:
@@ -72,10 +75,16 @@ async def log_in(stream: SecureStream, credentials: Credentials, *, region: str,
 
 
 async def _converse(
-    exchange: Exchange, credentials: Credentials, *, region: str, node: NodeId, certificate_sha256: bytes
+    exchange: Exchange,
+    credentials: Credentials,
+    *,
+    region: str,
+    node: NodeId,
+    nonce: bytes,
+    certificate_sha256: bytes,
 ) -> Welcome:
     key = session_key(credentials.secret_access_key)
-    hello = Hello(PROTOCOL_VERSION, credentials.access_key_id, os.urandom(NONCE_BYTES))
+    hello = Hello(PROTOCOL_VERSION, credentials.access_key_id, nonce)
     challenge = _expect(Challenge, await exchange(hello))
     if (challenge.region, challenge.node) != (region, node):
         raise NodeNotTrusted(f"{challenge.node} of {challenge.region} answers where {node} of {region} should be")

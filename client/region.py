@@ -9,11 +9,8 @@
   where a change was sent and not answered, or a node says that it may be made yet, that nobody knows whether it was.
 """
 
-import os
-import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from ssl import SSLContext
 from typing import NoReturn
 
 import anyio
@@ -35,10 +32,11 @@ from keycluster.client.errors import (
 from keycluster.client.login import RefusedAtLogIn, log_in
 from keycluster.client.nodes import KnownNode, NodeStatistics, by_preference, decorrelated
 from keycluster.client.runtime import Runtime, current_runtime
-from keycluster.client.transport import SecureStream, StreamBroken
+from keycluster.client.surroundings import Connect, Surroundings
+from keycluster.client.transport import StreamBroken
 from keycluster.cluster.types import NodeId
 from keycluster.cluster.wire.errors import KmsError, ThrottlingException, error_of
-from keycluster.cluster.wire.frames import REQUEST_ID_BYTES, FrameMalformed, Reply, decode_failure
+from keycluster.cluster.wire.frames import NONCE_BYTES, FrameMalformed, Reply, decode_failure
 from keycluster.cluster.wire.operations import Shape
 
 CONNECT_SECONDS_MAX = 3.0  # TCP, TLS and log-in take 5 ms; a stopped process takes the connection and says nothing.
@@ -67,14 +65,13 @@ class _Tries:
 class Region:
     """The nodes of one region and the connections to them. `running` is around all use."""
 
-    def __init__(
-        self, endpoints: Endpoints, *, az: str | None, tls: SSLContext, in_flight_max: int, jitter: random.Random
-    ) -> None:
+    def __init__(self, endpoints: Endpoints, *, az: str | None, in_flight_max: int, surroundings: Surroundings) -> None:
         self._endpoints = endpoints
-        self._tls = tls
+        self._surroundings = surroundings
+        self._connect_to: Connect = surroundings.connect_by(endpoints.ca_file)
         self._in_flight_max = in_flight_max
-        self._jitter = jitter
-        self._nodes = by_preference(endpoints.nodes, az, jitter)
+        self._jitter = surroundings.new_jitter()
+        self._nodes = by_preference(endpoints.nodes, az, self._jitter)
         self._group: TaskGroup | None = None
         self._runtime: Runtime | None = None  # None outside of `running`.
 
@@ -121,7 +118,7 @@ class Region:
         """
         tries = _Tries(only_at or self._nodes, self._clock() + timeout)
         body = Raw(_encode(request))
-        request_id = os.urandom(REQUEST_ID_BYTES) if operation.is_change else None
+        request_id = self._surroundings.new_request_id() if operation.is_change else None
         while True:
             node = self._choose(tries)
             connection = node.connection
@@ -281,10 +278,14 @@ class Region:
 
     async def _connect(self, node: KnownNode, runtime: Runtime) -> Connection:
         address = node.address
-        stream = await SecureStream.connect(address.host, address.port, self._tls)
+        stream = await self._connect_to(address.host, address.port)
         try:
             welcome = await log_in(
-                stream, self._endpoints.credentials, region=self._endpoints.region, node=address.node
+                stream,
+                self._endpoints.credentials,
+                region=self._endpoints.region,
+                node=address.node,
+                nonce=self._surroundings.random_bytes(NONCE_BYTES),
             )
         except BaseException:
             await stream.aclose()

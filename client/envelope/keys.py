@@ -64,8 +64,9 @@ def _derive(data_key: bytes, salt: bytes, info: bytes, count: int) -> bytes:
 class Signer:
     """Signs one message with a key made for it; the public half travels in the encryption context."""
 
-    def __init__(self) -> None:
-        self._key = ec.generate_private_key(ec.SECP384R1())
+    def __init__(self, key: ec.EllipticCurvePrivateKey) -> None:
+        """`key` is a fresh one on P-384, used for nothing else."""
+        self._key = key
         self._hash = hashes.Hash(hashes.SHA384())
 
     @property

@@ -6,7 +6,6 @@ portions of `PORTION_BYTES`, where plain files are read and written too; async f
 
 import base64
 import binascii
-import os
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -26,6 +25,7 @@ from keycluster.client.envelope.format import (
 )
 from keycluster.client.envelope.keys import DATA_KEY_BYTES, Signer
 from keycluster.client.errors import EnvelopeError, KmsError
+from keycluster.client.surroundings import REAL, Surroundings
 from keycluster.cluster.wire.operations import DecryptResponse, GenerateDataKeyResponse
 
 PORTION_BYTES = 1024 * 1024  # A thread hop costs 0.1 ms; a portion takes 1.5 ms, or 0.3 ms without a signature.
@@ -73,10 +73,13 @@ async def encrypt_stream(
     suite: Suite = Suite.SIGNED,
     frame_bytes: int = FRAME_BYTES_DEFAULT,
     progress: Progress | None = None,
+    surroundings: Surroundings = REAL,
 ) -> EnvelopeResult:
     """Reads `source` to its end and writes it as one message. Raises as `generate_data_key` and the files do."""
     context = _own_context(encryption_context)
-    encryptor, key_arn = await _start_message(keys, key_id, context, Suite(suite), frame_bytes)
+    encryptor, key_arn = await _start_message(
+        keys, key_id, context, suite=Suite(suite), frame_bytes=frame_bytes, surroundings=surroundings
+    )
     copy = _Copy(Opened(source, "read"), Opened(sink, "write"), progress)
     await copy.write(encryptor.header)
     await copy.run(encryptor.update)
@@ -122,10 +125,13 @@ async def encrypt_text(
     key_id: str,
     encryption_context: Mapping[str, str] | None = None,
     suite: Suite = Suite.SIGNED,
+    surroundings: Surroundings = REAL,
 ) -> str:
     """The message that `encrypt_stream` makes, as Base64 text: encrypted data key and data together."""
     context = _own_context(encryption_context)
-    encryptor, _ = await _start_message(keys, key_id, context, Suite(suite), FRAME_BYTES_DEFAULT)
+    encryptor, _ = await _start_message(
+        keys, key_id, context, suite=Suite(suite), frame_bytes=FRAME_BYTES_DEFAULT, surroundings=surroundings
+    )
     message = encryptor.header + encryptor.update(plaintext) + encryptor.finish()
     return base64.b64encode(message).decode()
 
@@ -228,10 +234,16 @@ def _own_context(given: Mapping[str, str] | None) -> dict[str, str]:
 
 
 async def _start_message(
-    keys: DataKeys, key_id: str, context: dict[str, str], suite: Suite, frame_bytes: int
+    keys: DataKeys,
+    key_id: str,
+    context: dict[str, str],
+    *,
+    suite: Suite,
+    frame_bytes: int,
+    surroundings: Surroundings,
 ) -> tuple[MessageEncryptor, str]:
     """An encryptor under a fresh data key, and the ARN of the KMS key that wraps it."""
-    signer = Signer() if suite is Suite.SIGNED else None
+    signer = Signer(surroundings.new_signing_key()) if suite is Suite.SIGNED else None
     whole_context = context if signer is None else {**context, PUBLIC_KEY_NAME: signer.public_key}
     made = await keys.generate_data_key(
         key_id=key_id, encryption_context=whole_context or None, number_of_bytes=DATA_KEY_BYTES
@@ -242,7 +254,7 @@ async def _start_message(
         encrypted_data_keys=(EncryptedDataKey(PROVIDER, made.key_id.encode(), made.ciphertext_blob),),
         context=whole_context,
         signer=signer,
-        message_id=os.urandom(MESSAGE_ID_BYTES),
+        message_id=surroundings.random_bytes(MESSAGE_ID_BYTES),
         frame_bytes=frame_bytes,
     )
     return encryptor, made.key_id

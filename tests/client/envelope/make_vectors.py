@@ -17,6 +17,7 @@ from aws_encryption_sdk.key_providers.kms import KMSMasterKey
 from keycluster.client.envelope.encryptor import MessageEncryptor
 from keycluster.client.envelope.format import PUBLIC_KEY_NAME, EncryptedDataKey, Suite
 from keycluster.client.envelope.keys import Signer
+from keycluster.client.surroundings import REAL
 
 ARN = "arn:aws:kms:us-east-1:123456789012:key/5f7a6b1c-0d7e-4a53-9f6f-2d5d7d2b9f10"
 CONTEXT = {"purpose": "vector", "名": "värde"}
@@ -44,7 +45,7 @@ def by_sdk(plaintext: bytes, suite: Suite, context: dict[str, str], frame_bytes:
 def by_us(plaintext: bytes, suite: Suite, context: dict[str, str], frame_bytes: int) -> tuple[bytes, bytes]:
     """The message and its data key."""
     data_key = os.urandom(32)
-    signer = Signer() if suite is Suite.SIGNED else None
+    signer = Signer(REAL.new_signing_key()) if suite is Suite.SIGNED else None
     encryptor = MessageEncryptor(
         suite=suite,
         data_key=data_key,

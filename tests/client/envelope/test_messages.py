@@ -22,13 +22,14 @@ from keycluster.client.envelope.format import (
 )
 from keycluster.client.envelope.keys import MessageKeys, Signer
 from keycluster.client.errors import EnvelopeError
+from keycluster.client.surroundings import REAL
 
 DATA_KEY = bytes(range(32))
 ENTRY = EncryptedDataKey(b"aws-kms", b"arn:aws:kms:us-east-1:123456789012:key/k", b"wrapped")
 
 
 def encryptor(suite, *, context=None, frame_bytes=16, data_key=DATA_KEY, entries=(ENTRY,)):
-    signer = Signer() if suite is Suite.SIGNED else None
+    signer = Signer(REAL.new_signing_key()) if suite is Suite.SIGNED else None
     context = dict(context or {})
     if signer is not None:
         context["aws-crypto-public-key"] = signer.public_key
@@ -265,7 +266,7 @@ def test_other_formats_are_refused_at_their_first_bytes(start):
 
 def test_signed_and_unsigned_are_not_to_be_mixed():
     """A signed message without its public key, and an unsigned one with one, are refused."""
-    signer = Signer()
+    signer = Signer(REAL.new_signing_key())
     for suite, context, given_signer in (
         (Suite.SIGNED, {}, signer),
         (Suite.UNSIGNED, {"aws-crypto-public-key": signer.public_key}, None),
@@ -291,7 +292,7 @@ def test_public_key_that_is_no_point_is_refused():
             data_key=DATA_KEY,
             encrypted_data_keys=(ENTRY,),
             context={"aws-crypto-public-key": value},
-            signer=Signer(),
+            signer=Signer(REAL.new_signing_key()),
             message_id=bytes(32),
             frame_bytes=16,
         )
@@ -311,7 +312,7 @@ def test_message_has_no_more_frames_than_its_numbers_reach(monkeypatch):
 def test_signatures_have_the_length_that_aws_expects():
     """103 bytes each time, as AWS's SDKs make them."""
     for _ in range(30):
-        signer = Signer()
+        signer = Signer(REAL.new_signing_key())
         signer.update(os.urandom(10))
         assert len(signer.footer()) == 2 + 103
 
