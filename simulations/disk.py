@@ -9,6 +9,8 @@ SQLite runs on it through a VFS (`sqlite_vfs.py`).
 
 What else can go wrong, each a switch: syncs that do nothing (`syncs_lie`), a full disk (`bytes_max`), bit rot (`flip`),
 operations that stall (`stall`, `resume`), a crash in the midst of an operation (`crash_after`).
+
+A process gets the disk by `mount`: what one that was killed by a crash still wants of it fails.
 """
 
 import errno
@@ -92,6 +94,8 @@ class CrashDisk:
 
     def __init__(self, seed: int) -> None:
         self.counts = DiskCounts()
+        self.on_gone: Callable[[], None] = _nothing
+        """Called when `crash_after` comes true, from within the operation."""
         self.syncs_lie = False
         self.bytes_max: int | None = None
         self.delay_s = 0.0  # How long `run` takes on the simulation's clock, beside stalls.
@@ -120,11 +124,18 @@ class CrashDisk:
         return self._vfses[-1].name
 
     async def run(self, work: Callable[[], T]) -> T:
-        """Inline, so that the order of things is the scheduler's alone."""
-        await trio.sleep(self.delay_s)
-        while self._resumed is not None:
-            self.counts.stalls += 1
-            await self._resumed.wait()
+        """Inline, so that the order of things is the scheduler's alone. Once begun it isn't abandoned, as a thread
+        isn't: a caller that is cancelled while the disk is slow waits for it. Raises `DiskGone` if a crash comes first.
+        """
+        await trio.lowlevel.checkpoint_if_cancelled()
+        epoch = self.epoch
+        with trio.CancelScope(shield=True):
+            await trio.sleep(self.delay_s)
+            while self._resumed is not None and self.epoch == epoch:
+                self.counts.stalls += 1
+                await self._resumed.wait()
+        if self.epoch != epoch:
+            raise DiskGone("the machine crashed meanwhile")
         return work()
 
     def read(self, path: Path) -> bytes | None:
@@ -185,6 +196,10 @@ class CrashDisk:
 
         return unlock
 
+    def mount(self) -> "MountedDisk":
+        """The disk for one process, until the next crash."""
+        return MountedDisk(self)
+
     # Faults.
 
     def crash(self) -> None:
@@ -197,8 +212,8 @@ class CrashDisk:
         self._locks.clear()
         self._crash_at = None
         self._gone = False
-        self._resumed = None
         self.epoch += 1
+        self.resume()
         self._start()
 
     def crash_after(self, operations: int) -> None:
@@ -327,6 +342,7 @@ class CrashDisk:
         self.operations += 1
         if self._crash_at is not None and self.operations > self._crash_at:
             self._gone = True
+            self.on_gone()
             raise DiskGone("the disk is gone")
 
     def _bytes_used(self) -> int:
@@ -379,6 +395,60 @@ class CrashDisk:
         self.counts.writes_torn += 0 < len(arrived) < len(parts)
         for part in arrived:
             _put(content, part.offset, part.content)
+
+
+class MountedDisk:
+    """The seam as one process has it. After a crash of the machine everything fails with `DiskGone`, since by then the
+    files are another process's; only reads that SQLite is in the midst of go on (`sqlite_vfs.py`).
+    """
+
+    def __init__(self, disk: CrashDisk) -> None:
+        self._disk = disk
+        self._epoch = disk.epoch
+        self.vfs = disk.vfs
+
+    async def run(self, work: Callable[[], T]) -> T:
+        return await self._live.run(work)
+
+    def read(self, path: Path) -> bytes | None:
+        return self._live.read(path)
+
+    def replace(self, path: Path, content: bytes) -> None:
+        self._live.replace(path, content)
+
+    def write_at(self, path: Path, offset: int, content: bytes) -> None:
+        self._live.write_at(path, offset, content)
+
+    def read_at(self, path: Path, offset: int, count: int) -> bytes:
+        return self._live.read_at(path, offset, count)
+
+    def size(self, path: Path) -> int:
+        return self._live.size(path)
+
+    def rename(self, old: Path, new: Path) -> None:
+        self._live.rename(old, new)
+
+    def remove(self, path: Path) -> None:
+        self._live.remove(path)
+
+    def make_folder(self, path: Path) -> None:
+        self._live.make_folder(path)
+
+    def list(self, path: Path) -> list[str]:
+        return self._live.list(path)
+
+    def lock(self, path: Path) -> Callable[[], None]:
+        return self._live.lock(path)
+
+    @property
+    def _live(self) -> CrashDisk:
+        if self._disk.epoch != self._epoch:
+            raise DiskGone("this machine has crashed")
+        return self._disk
+
+
+def _nothing() -> None:
+    pass
 
 
 def _put(content: bytearray, offset: int, written: bytes) -> None:
