@@ -101,6 +101,11 @@ class Failure:
     def to_json(self) -> dict[str, Any]:
         return {"checker": self.checker, "message": self.message, "at_ns": self.at_ns}
 
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Self:
+        """Raises `TypeError` for what isn't one."""
+        return cls(**value)
+
 
 @dataclass(slots=True)
 class SeedReport:
@@ -113,6 +118,8 @@ class SeedReport:
     events: int = 0
     faults: Counter[str] = field(default_factory=Counter)
     """By kind: those that had an effect, not those that were asked for."""
+    drawn: RunSpec | None = None
+    """The same run with nothing left to draw: shrinking begins here. Its trace is the same, byte for byte."""
     operations: Counter[str] = field(default_factory=Counter)
     """What clients did, by operation and outcome: a run in which nothing succeeds has shown nothing."""
     marks: Counter[str] = field(default_factory=Counter)
@@ -132,3 +139,18 @@ class SeedReport:
             "marks": dict(sorted(self.marks.items())),
             "failures": [failure.to_json() for failure in self.failures],
         }
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any], spec: RunSpec) -> Self:
+        """What `to_json` made of a run of `spec`, rounded as it is there. Raises `KeyError` or `TypeError`."""
+        return cls(
+            spec=spec,
+            trace_sha256=value["trace_sha256"],
+            simulated_ns=round(value["simulated_s"] * SECOND),
+            wall_s=value["wall_s"],
+            events=value["events"],
+            faults=Counter(value["faults"]),
+            operations=Counter(value["operations"]),
+            marks=Counter(value["marks"]),
+            failures=[Failure.from_json(failure) for failure in value["failures"]],
+        )
