@@ -34,7 +34,7 @@ class What:
     RETURNS: Final = "returns"  # detail: call number, outcome, node.
     APPLIES: Final = "applies"  # detail: index.
     SETTLED: Final = "settled"  # detail: index.
-    OFFENCE: Final = "offence"  # What a checker found; detail: checker, message, then the numbers of the calls it is about.
+    OFFENCE: Final = "offence"  # A finding; detail: checker, message, then the numbers of the calls it is about.
 
 
 @dataclass(frozen=True, slots=True)
