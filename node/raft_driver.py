@@ -35,9 +35,6 @@ from keycluster.node.actors import Mailbox
 TICK_S_MAX = 0.015  # A quarter of a heartbeat: late ticks only delay, they never make anything unsafe.
 TICK_S_MIN = 0.0005
 APPLY_ENTRIES_MAX = 256  # Of one transaction: bounds how long readers of new state wait for it.
-LOG_ENTRIES_KEPT = 4096  # Behind the applied index, for members that lag: beyond it they get a snapshot.
-LOG_ENTRIES_KEPT_LONGEST = 16 * 4096  # For members that answer and are still further behind.
-LOG_ENTRIES_SLACK = 256  # Compacted in steps of this many, not entry by entry: each step holds up the log's writes.
 SNAPSHOT_KEPT_S = 60.0  # For a member that wants it and hasn't been heard of lately. Old copies hold what was deleted.
 
 # These queues are bounded by the core, by bytes (raft/config.py): one that fills up shows a fault of ours.
@@ -50,6 +47,21 @@ log = structlog.get_logger(__name__)
 
 Touched = Collection[tuple[int, bytes]]
 """Rows by table and key."""
+
+
+@dataclass(frozen=True, slots=True)
+class LogRetention:
+    """How much of the log is kept, in entries."""
+
+    kept: int = 4096
+    """Behind the applied index, for members that lag: beyond it they get a snapshot."""
+    kept_longest: int = 16 * 4096
+    """For members that answer and are still further behind."""
+    slack: int = 256
+    """Compacted in steps of this many, not entry by entry: each step holds up the log's writes."""
+
+
+DEFAULT_RETENTION = LogRetention()
 
 
 class StateListener(Protocol):
@@ -115,8 +127,11 @@ class RaftDriver:
         apply_entry: Callable[[StateTx, Entry], Outcome],
         send: Callable[[NodeId, ReplicaMessage], object],
         listener: StateListener,
+        retention: LogRetention = DEFAULT_RETENTION,
     ) -> None:
         self.replica = replica
+        self.retention = retention
+        """May be set anew while this runs; it counts from the next batch that is applied."""
         self._stores = stores
         self._clock = clock
         self._disk = disk
@@ -290,10 +305,10 @@ class RaftDriver:
     def _compactable(self) -> LogIndex | None:
         """Up to where the log can go: far behind what is applied, and behind what members that answer still need."""
         applied, first = self._stores.state.view.applied_index, self._stores.log.first_index
-        upto = applied - LOG_ENTRIES_KEPT
-        if applied - first < LOG_ENTRIES_KEPT_LONGEST:
+        upto = applied - self.retention.kept
+        if applied - first < self.retention.kept_longest:
             upto = min(upto, self.replica.core.retain_above)
-        return LogIndex(upto) if upto - first + 1 >= LOG_ENTRIES_SLACK else None
+        return LogIndex(upto) if upto - first + 1 >= self.retention.slack else None
 
     async def _snapshot_loop(self) -> None:
         while True:

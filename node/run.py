@@ -50,7 +50,7 @@ from keycluster.node.operations.admin import AdminHandlers, best_successor
 from keycluster.node.peer_link import SPOKEN, PeerVersions
 from keycluster.node.peers import Peer, Peers
 from keycluster.node.proposals import Proposals
-from keycluster.node.raft_driver import RaftDriver, Stores, newest_stamp
+from keycluster.node.raft_driver import DEFAULT_RETENTION, LogRetention, RaftDriver, Stores, newest_stamp
 from keycluster.node.room import Room
 from keycluster.node.sealing import NodeSecrets
 
@@ -76,6 +76,7 @@ class Node:
         stores: Stores,
         hardening: Hardening,
         peer_versions: PeerVersions = SPOKEN,
+        retention: LogRetention = DEFAULT_RETENTION,
     ) -> None:
         self.config = config
         self.world = world
@@ -111,6 +112,7 @@ class Node:
             apply_entry=apply_entry,
             send=self._send,
             listener=self,
+            retention=retention,
         )
         self.proposals = Proposals(
             node=config.node,

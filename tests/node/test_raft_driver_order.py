@@ -20,7 +20,7 @@ from keycluster.cluster.store.errors import SnapshotRefused
 from keycluster.cluster.store.state import StateTx
 from keycluster.cluster.types import MILLISECOND, SECOND, Instant, LogIndex, NodeId, Term, WallTime
 from keycluster.node import raft_driver
-from keycluster.node.raft_driver import RaftDriver, Stores, Touched
+from keycluster.node.raft_driver import LogRetention, RaftDriver, Stores, Touched
 
 T = TypeVar("T")
 N2, N3 = NodeId("n2"), NodeId("n3")
@@ -306,10 +306,9 @@ async def test_chunks_are_stored_one_after_the_other(bench: Bench) -> None:
     assert bench.events == ["store chunk at 0", "stored up to 4", "store chunk at 4", "stored up to 8"]
 
 
-async def test_compaction_holds_up_no_applying(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_compaction_holds_up_no_applying(bench: Bench) -> None:
     """And never goes beyond what members that answer still need."""
-    monkeypatch.setattr(raft_driver, "LOG_ENTRIES_KEPT", 10)
-    monkeypatch.setattr(raft_driver, "LOG_ENTRIES_SLACK", 5)
+    bench.driver.retention = LogRetention(kept=10, slack=5)
     bench.core.retain_above = LogIndex(7)
     bench.held = {"compact 7"}
     bench.hand_out(committed=[entry(index) for index in range(1, 31)])
@@ -324,11 +323,9 @@ async def test_compaction_holds_up_no_applying(bench: Bench, monkeypatch: pytest
     assert bench.events[-1] == "compact 21"
 
 
-async def test_a_log_is_compacted_at_last_whoever_lags(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_log_is_compacted_at_last_whoever_lags(bench: Bench) -> None:
     """A member that answers and never catches up gets a snapshot in the end."""
-    monkeypatch.setattr(raft_driver, "LOG_ENTRIES_KEPT", 10)
-    monkeypatch.setattr(raft_driver, "LOG_ENTRIES_KEPT_LONGEST", 20)
-    monkeypatch.setattr(raft_driver, "LOG_ENTRIES_SLACK", 5)
+    bench.driver.retention = LogRetention(kept=10, kept_longest=20, slack=5)
     bench.core.retain_above = LogIndex(0)
     bench.hand_out(committed=[entry(index) for index in range(1, 31)])
     await settle_down()

@@ -12,9 +12,9 @@ from keycluster.cli.node_process import failure_of
 from keycluster.cluster.keys.records import MemberRole, load_member
 from keycluster.cluster.seams import DEFAULT_LIMITS, ServeLimits, World
 from keycluster.cluster.store.errors import StoreFailed
-from keycluster.node import raft_driver
 from keycluster.node.doors.limits import NEWCOMERS
 from keycluster.node.network import RealNetwork
+from keycluster.node.raft_driver import LogRetention
 from keycluster.node.world import RealDisk, real_world
 from tests.node.region_in_process import RegionInProcess, region_in_process
 
@@ -69,12 +69,12 @@ async def test_a_killed_leader_loses_nothing(tmp_path: Path) -> None:
         assert None not in digests
 
 
-async def test_a_node_far_behind_gets_a_snapshot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_node_far_behind_gets_a_snapshot(tmp_path: Path) -> None:
     """Where the log is compacted the state is sent whole; afterwards no old copy of it lies around."""
-    monkeypatch.setattr(raft_driver, "LOG_ENTRIES_KEPT", 8)
-    monkeypatch.setattr(raft_driver, "LOG_ENTRIES_SLACK", 4)
     async with region_in_process(tmp_path) as region:
         await three_voters(region)
+        for running in region.running.values():
+            running.node.driver.retention = LogRetention(kept=8, slack=4)
         killed = region.node("n2")
         await region.kill("n2")
         stopped_at = killed.stores.log.last_index

@@ -7,11 +7,11 @@ import pytest
 import trio
 
 from keycluster import KeyClient
-from keycluster.node.raft_driver import LOG_ENTRIES_KEPT, LOG_ENTRIES_SLACK
+from keycluster.node.raft_driver import DEFAULT_RETENTION
 from tests.region.dev_region import DevRegion, dev_region, rounds
 from tests.region.steady_load import PLAINTEXT, SteadyLoad, steady_load, until_serves, write_many
 
-COMPACTED_AFTER = LOG_ENTRIES_KEPT + LOG_ENTRIES_SLACK + 64
+COMPACTED_AFTER = DEFAULT_RETENTION.kept + DEFAULT_RETENTION.slack + 64
 """Commands after which the log no longer has its beginning: who joins then needs a snapshot."""
 
 ENDS_WITHIN_S = 15.0
