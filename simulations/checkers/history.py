@@ -116,6 +116,8 @@ class Call:
     outcome: Outcome | None = None
     node: str | None = None
     """Who answered, where that is known."""
+    access_key_id: str | None = None
+    """By which the caller proved who they are; None: by one that nobody deactivates in this run."""
 
     @property
     def kind(self) -> OutcomeKind:
@@ -162,6 +164,7 @@ class Call:
             if outcome is None
             else {"kind": outcome.kind.value, "value": _to_json(outcome.value), "code": outcome.code},
             "node": self.node,
+            "access_key_id": self.access_key_id,
         }
 
     @classmethod
@@ -195,9 +198,11 @@ class History:
         arguments: Members,
         *,
         request_id: str | None = None,
+        access_key_id: str | None = None,
     ) -> Call:
         """Before anything of the request can have been sent. `now_ns` is the run's clock."""
-        call = Call(len(self.calls), client, operation, key, arguments, now_ns, self.events, request_id)
+        number, began = len(self.calls), self.events
+        call = Call(number, client, operation, key, arguments, now_ns, began, request_id, access_key_id=access_key_id)
         self.events += 1
         self.calls.append(call)
         return call
