@@ -71,10 +71,7 @@ def failed(code: str = "") -> Outcome:
 
 
 def outcome_of(error: Exception) -> Outcome:
-    """Of what a call raised: a node's refusal, or what the client itself found.
-
-    A change that was throttled may have been sent before, to a node that said nothing of it.
-    """
+    """Of what a call raised: a node's refusal, or what the client itself found."""
     if isinstance(error, KmsError):
         if error.retryable:
             return unknown(error.code) if error.may_be_made else failed(error.code)

@@ -1,0 +1,224 @@
+"""Whether calls could have happened one at a time, each at some moment between its beginning and its end.
+
+The search is Wing and Gong's (1993) with Lowe's memory of where it has been ("Testing for linearizability", 2017), as
+in Porcupine: take a call that no other call ended before, let the model take the step, go on; where no call fits, go
+back. A *place* is which calls have happened and the state they led to; one place is never searched twice.
+
+Three things keep the search short, and change no verdict:
+
+* A call that fits and changes nothing happens at once: whatever order has it later stays one with it here.
+* A call of unknown outcome may happen at any time from its beginning, or never. So it need not be placed, and is only
+  tried where it changes something.
+* Of unknown calls that ask for the same, the one that began first goes first: an order stays one with them swapped.
+
+Histories fall into partitions (a key, an alias) that are checked one by one: a whole is linearizable if and only if
+each object of it is (Herlihy and Wing, 1990, "locality").
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final, Generic, NamedTuple, Protocol, TypeVar
+
+from keycluster.simulations.checkers.history import Call, OutcomeKind
+
+STEPS_MAX: Final = 200_000
+"""Steps of the model that a partition may take before the search gives up: about a second."""
+
+S = TypeVar("S")
+
+
+class Model(Protocol[S]):
+    """What an object does, one call after another. States are hashable values that are never changed."""
+
+    initial: S
+
+    def step(self, state: S, call: Call) -> S | None:
+        """The state after `call` with the outcome it had, or None where it can't have had it in `state`.
+
+        Of a call of unknown outcome: the state after it was carried out, or `state` itself where it would be refused.
+        """
+        ...
+
+
+class Verdict(StrEnum):
+    LINEARIZABLE = "linearizable"
+    VIOLATED = "violated"
+    UNDECIDED = "undecided"  # The bound on steps came first.
+
+
+@dataclass(frozen=True, slots=True)
+class Result(Generic[S]):
+    verdict: Verdict
+    steps: int
+    """Of the model."""
+    placed: tuple[Call, ...] = ()
+    """Of VIOLATED: the longest order that was found, …"""
+    state: S | None = None
+    """… the state it led to, …"""
+    stuck: tuple[Call, ...] = ()
+    """… and the calls that had to come next, none of which could."""
+
+    def describe(self) -> str:
+        """What is wrong, for a report: the end of the longest order and what doesn't fit there."""
+        lines = [f"{self.verdict.value} after {self.steps} steps; {len(self.placed)} calls placed, lastly:"]
+        lines += [f"  {call.describe()}" for call in self.placed[-5:]]
+        lines.append(f"which leads to {self.state}; there none of these fits:")
+        lines += [f"  {call.describe()}" for call in self.stuck]
+        return "\n".join(lines)
+
+
+def check_linearizable(calls: Iterable[Call], model: Model[S], *, steps_max: int = STEPS_MAX) -> Result[S]:
+    """Of one partition. Calls that failed certainly are left out: they had no effect and say nothing."""
+    return _Search(calls, model, steps_max).run()
+
+
+class _Place(NamedTuple, Generic[S]):
+    """Where a search is. Equal places have the same future."""
+
+    first: int
+    """Of the calls that must happen, in the order of their beginnings: the first that hasn't. All before it have."""
+    ahead: int
+    """Bit n: call `first + n` has happened. Bit 0 is never set."""
+    taken: tuple[int, ...]
+    """Of each group of equal unknown calls: how many have happened."""
+    state: S
+
+
+@dataclass(slots=True)
+class _Frame(Generic[S]):
+    """A place on the way, and where to go from there."""
+
+    place: _Place[S]
+    placed: int
+    """How many calls had happened on the way here: what was placed later is forgotten on the way back."""
+    ways: Iterator[tuple[Call, _Place[S]]]
+
+
+class _TooLong(Exception):
+    pass
+
+
+class _Search(Generic[S]):
+    def __init__(self, calls: Iterable[Call], model: Model[S], steps_max: int) -> None:
+        ordered = sorted(calls, key=lambda call: call.began)
+        self._must = [call for call in ordered if call.kind in (OutcomeKind.OK, OutcomeKind.REFUSED)]
+        self._groups = _groups([call for call in ordered if call.kind is OutcomeKind.UNKNOWN])
+        self._model = model
+        self._steps_max = steps_max
+        self._steps = 0
+        self._seen: set[_Place[S]] = set()
+        self._placed: list[Call] = []
+        self._best: tuple[Call, ...] = ()
+        self._best_place = _Place(0, 0, (0,) * len(self._groups), model.initial)
+
+    def run(self) -> Result[S]:
+        try:
+            is_linearizable = self._search()
+        except _TooLong:
+            return Result(Verdict.UNDECIDED, self._steps, self._best, self._best_place.state)
+        if is_linearizable:
+            return Result(Verdict.LINEARIZABLE, self._steps)
+        stuck = tuple(self._must[index] for index in self._next(self._best_place)[0])
+        return Result(Verdict.VIOLATED, self._steps, self._best, self._best_place.state, stuck)
+
+    def _search(self) -> bool:
+        start = self._settle(self._best_place)
+        if start.first == len(self._must):
+            return True
+        self._seen.add(start)
+        self._best, self._best_place = tuple(self._placed), start
+        frames = [_Frame(start, len(self._placed), self._ways(start))]
+        while frames:
+            frame = frames[-1]
+            way = next(frame.ways, None)
+            if way is None:
+                frames.pop()
+                continue
+            del self._placed[frame.placed :]
+            call, place = way
+            self._placed.append(call)
+            settled = self._settle(place)
+            if settled.first == len(self._must):
+                return True
+            if settled not in self._seen:
+                self._seen.add(settled)
+                self._keep_best(settled)
+                frames.append(_Frame(settled, len(self._placed), self._ways(settled)))
+        return False
+
+    def _keep_best(self, place: _Place[S]) -> None:
+        """Unknown calls that happened don't count: any number of them may be placed in vain."""
+        if _reach(place) > _reach(self._best_place):
+            self._best, self._best_place = tuple(self._placed), place
+
+    def _settle(self, place: _Place[S]) -> _Place[S]:
+        """After all calls that fit and change nothing."""
+        while True:
+            for index in self._next(place)[0]:
+                call = self._must[index]
+                if self._step(place.state, call) == place.state:
+                    self._placed.append(call)
+                    place = _after(place, index, place.state)
+                    break
+            else:
+                return place
+
+    def _ways(self, place: _Place[S]) -> Iterator[tuple[Call, _Place[S]]]:
+        """The calls that fit here and change something, with where each leads; those that must happen come first."""
+        indices, end = self._next(place)
+        for index in indices:
+            call = self._must[index]
+            state = self._step(place.state, call)
+            if state is not None:
+                yield call, _after(place, index, state)
+        for number, group in enumerate(self._groups):
+            taken = place.taken[number]
+            if taken < len(group) and group[taken].began < end:
+                state = self._step(place.state, group[taken])
+                if state is not None and state != place.state:
+                    more = (*place.taken[:number], taken + 1, *place.taken[number + 1 :])
+                    yield group[taken], _Place(place.first, place.ahead, more, state)
+
+    def _next(self, place: _Place[S]) -> tuple[list[int], int]:
+        """The calls that may happen next, and the first end of all that must happen: what begins after it can't.
+
+        No call that begins after that end can end earlier, so the scan stops there.
+        """
+        indices: list[int] = []
+        end = None
+        ahead = place.ahead
+        for index in range(place.first, len(self._must)):
+            call = self._must[index]
+            if end is not None and call.began > end:
+                break
+            if not ahead >> (index - place.first) & 1:
+                indices.append(index)
+                end = call.ended if end is None else min(end, call.ended)
+        return indices, 0 if end is None else end
+
+    def _step(self, state: S, call: Call) -> S | None:
+        self._steps += 1
+        if self._steps > self._steps_max:
+            raise _TooLong
+        return self._model.step(state, call)
+
+
+def _after(place: _Place[S], index: int, state: S) -> _Place[S]:
+    """Once the call with that index has happened."""
+    first, ahead = place.first, place.ahead | 1 << (index - place.first)
+    while ahead & 1:
+        first, ahead = first + 1, ahead >> 1
+    return _Place(first, ahead, place.taken, state)
+
+
+def _reach(place: _Place[S]) -> int:
+    return place.first + place.ahead.bit_count()
+
+
+def _groups(calls: Sequence[Call]) -> list[list[Call]]:
+    """Those that ask for the same, together, in the order of their beginnings."""
+    groups: dict[str, list[Call]] = {}
+    for call in calls:
+        groups.setdefault(f"{call.operation} {call.arguments!r}", []).append(call)
+    return list(groups.values())
