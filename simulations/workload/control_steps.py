@@ -55,7 +55,7 @@ def _on_key(make: Callable[[Turn, str], Shape], *beliefs: Belief) -> Draw:
 
 draw_enable_key = _on_key(lambda turn, key: wire.EnableKeyRequest(key_id=key), Belief.DISABLED)
 draw_disable_key = _on_key(lambda turn, key: wire.DisableKeyRequest(key_id=key), Belief.ENABLED)
-draw_schedule_deletion = _on_key(
+_draw_any_deletion = _on_key(
     lambda turn, key: wire.ScheduleKeyDeletionRequest(key_id=key, pending_window_in_days=DELETION_WINDOW_DAYS_MIN),
     Belief.DISABLED,
 )
@@ -71,6 +71,12 @@ draw_enable_rotation = _on_key(
 )
 draw_disable_rotation = _on_key(lambda turn, key: wire.DisableKeyRotationRequest(key_id=key), Belief.ENABLED)
 draw_rotate_on_demand = _on_key(lambda turn, key: wire.RotateKeyOnDemandRequest(key_id=key), Belief.ENABLED)
+
+
+def draw_schedule_deletion(turn: Turn) -> Shape | None:
+    """As long as most keys stay: with keys to be deleted there is little to do."""
+    pending = sum(key.belief is Belief.PENDING for key in turn.pool.keys)
+    return _draw_any_deletion(turn) if 2 * (pending + 1) <= len(turn.pool.keys) else None
 
 
 def draw_put_policy(turn: Turn) -> Shape | None:

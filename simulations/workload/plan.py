@@ -89,6 +89,11 @@ def draw_plan(seed: int, *, clients: int | None = None, rate_per_s: float | None
     for step, weight in STEPS.items():
         strength, is_left_out = rng.choice(STRENGTHS), rng.random() < LEFT_OUT_CHANCE
         weights[step] = weight * strength if step in ALWAYS or not is_left_out else 0.0
+    # Else a run has nothing but keys that can't be used, and then nothing at all to find.
+    weights["enable_key"] = max(weights["enable_key"], 1.5 * weights["disable_key"])
+    weights["cancel_deletion"] = max(weights["cancel_deletion"], 2.0 * weights["schedule_deletion"])
+    if not weights["create_alias"]:
+        weights["update_alias"] = weights["delete_alias"] = 0.0
     count = drawn_clients if clients is None else clients
     return Plan(
         clients=count,

@@ -15,11 +15,9 @@ from keycluster.simulations.checkers.history import (
     History,
     Members,
     Outcome,
-    OutcomeKind,
     ok,
     outcome_of,
     plain,
-    unknown,
 )
 from keycluster.simulations.runs import Failure
 from keycluster.simulations.trace import Trace, What
@@ -132,17 +130,10 @@ class Turn:
             try:
                 response, node = await caller.door.ask(request, at=at, seconds=seconds, request_id=request_id)
             except KeyclusterError as error:
-                record.end(call, self._outcome(error, is_change=is_change), at)
+                record.end(call, outcome_of(error), at)
                 return None
         record.end(call, ok(_recorded(response)), node, key=pool.learn(request, response))
         return response
-
-    def _outcome(self, error: KeyclusterError, *, is_change: bool) -> Outcome:
-        """A withdrawn access key's refusal says nothing of attempts before it, and the client keeps those to itself."""
-        outcome = outcome_of(error)
-        if self.caller.access_key_id is not None and is_change and outcome.kind is OutcomeKind.REFUSED:
-            return unknown(outcome.code)
-        return outcome
 
 
 def _recorded(response: Shape) -> Members:
