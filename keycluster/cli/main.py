@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from typing import NoReturn
 
-from keycluster.cli import admin_commands, bench_command, data_commands, key_commands, region_commands
+from keycluster.cli import admin_commands, bench_command, data_commands, key_commands, region_commands, simulate_command
 from keycluster.cli.output import CommandFailed, Output
 
 EPILOG = "Each command has its own --help. Every command takes --json for output that machines read."
@@ -37,7 +37,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"keycluster {version('keycluster')}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (region_commands, admin_commands, key_commands, data_commands, bench_command):
+    for module in (region_commands, admin_commands, key_commands, data_commands, bench_command, simulate_command):
         module.add_to(commands)
     return parser
 
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = build_parser().parse_args(words)
     output = Output(json=options.json)
     try:
-        options.run(options, output)
+        status: int | None = options.run(options, output)
         if sys.stdout is not None:
             sys.stdout.flush()
     except CommandFailed as failure:
@@ -68,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _discard_output()
         output.error(CommandFailed(str(error)))
         return 1
-    return 0
+    return status or 0
 
 
 def _discard_output() -> None:

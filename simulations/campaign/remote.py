@@ -1,0 +1,141 @@
+"""Runs on many machines, by Dask's `distributed`: it knows its workers, and gives what a lost one had to another.
+
+Seeds travel in small batches. A batch whose worker was killed is given to another by the scheduler; one that has killed
+several comes back and is handed in seed by seed, so that the seed at fault is found and the others are not lost with
+it. Whatever comes twice is counted once, since a run is decided by its spec alone.
+
+Dask's workers take code from whoever reaches them: they and the scheduler belong on a network of their own, or behind
+Dask's own TLS (`tls://`).
+"""
+
+import contextlib
+import uuid
+from collections import Counter
+from collections.abc import Generator, Iterable, Iterator
+from importlib import import_module
+from itertools import islice
+from typing import Any
+
+from keycluster.simulations.campaign.pool import DIED, Done, Job, Pool, WorkerWontStart, done_from_line
+from keycluster.simulations.campaign.replay_file import code_sha256
+from keycluster.simulations.runs import Failure, RunSpec, SeedReport, Simulator
+
+BATCH = {Simulator.CORE: 8, Simulator.REGION: 2}  # Runs: a few seconds' work, against a second to start a process.
+BATCHES_A_THREAD = 2  # One at work and one that waits.
+CONNECT_S = 15.0
+WORKERS_S = 60.0  # Until the first worker must be there.
+ATTEMPTS = 3  # With a seed alone, after its batch has come back.
+RETRIES = 2  # Of a batch that raised, on whichever worker.
+
+
+class RemoteFailed(Exception):
+    """The campaign can't go on: no scheduler, no workers, other code there."""
+
+
+class CodeDiffers(Exception):
+    """Raised on a worker, whose runs wouldn't be the ones that were asked for."""
+
+
+def run_batch(module: str, specs: list[str], limit_s: float, code: str) -> list[str]:
+    """On a Dask worker: each run in a process of ours, since a worker has threads and a simulation wants its own."""
+    if code_sha256() != code:
+        raise CodeDiffers("a worker has another version of keycluster's code")
+    jobs = [Job(RunSpec.from_json(spec)) for spec in specs]
+    with Pool(module, workers=1, limit_s=limit_s) as pool:
+        lines = {done.job.spec.to_json(): done.to_line() for done in pool.completed(jobs)}
+    return [lines[job.spec.to_json()] for job in jobs]
+
+
+def completed(address: str, module: str, jobs: Iterable[Job], *, limit_s: float) -> Generator[Done]:
+    """Each job's outcome as it comes, from the workers of the scheduler at `address`. Raises `RemoteFailed`."""
+    try:
+        distributed: Any = import_module("distributed")  # Half of its functions have no types.
+    except ImportError:
+        raise RemoteFailed("--on needs Dask: pip install 'keycluster[campaign]'") from None
+    try:
+        client = distributed.Client(address, timeout=CONNECT_S, set_as_default=False)
+    except (OSError, ValueError) as error:
+        raise RemoteFailed(f"no scheduler answers at {address}: {error}") from None
+    submitted = _Submitted(client, distributed.wait, module, iter(jobs), limit_s)
+    try:
+        yield from submitted.completed()
+    finally:
+        with contextlib.suppress(Exception):  # What is lost with the connection needn't be cancelled.
+            client.cancel(submitted.batches)
+        client.close(timeout=2)
+
+
+class _Submitted:
+    """What is under way."""
+
+    def __init__(self, client: Any, wait: Any, module: str, waiting: Iterator[Job], limit_s: float) -> None:
+        self.batches: dict[Any, list[Job]] = {}
+        self._client = client
+        self._wait = wait
+        self._module = module
+        self._waiting = waiting
+        self._limit_s = limit_s
+        self._attempts: Counter[str] = Counter()
+
+    def completed(self) -> Iterator[Done]:
+        try:
+            self._client.wait_for_workers(1, timeout=WORKERS_S)
+        except TimeoutError:
+            raise RemoteFailed(f"no worker came to the scheduler within {WORKERS_S:.0f} s") from None
+        while True:
+            self._hand_out()
+            if not self.batches:
+                return
+            try:
+                ready = self._wait(list(self.batches), return_when="FIRST_COMPLETED").done
+            except Exception as error:
+                if type(error).__name__ not in ("CancelledError", "FutureCancelledError"):
+                    raise
+                raise RemoteFailed("the scheduler is gone, and what it had to do with it") from None
+            for future in ready:
+                yield from self._received(future)
+
+    def _hand_out(self) -> None:
+        threads = sum(self._client.nthreads().values())
+        while len(self.batches) < max(1, threads) * BATCHES_A_THREAD:
+            first = next(self._waiting, None)
+            if first is None:
+                return
+            self._submit([first, *islice(self._waiting, BATCH[first.spec.simulator] - 1)])
+
+    def _submit(self, jobs: list[Job]) -> None:
+        specs = [job.spec.to_json() for job in jobs]
+        future = self._client.submit(
+            run_batch,
+            self._module,
+            specs,
+            self._limit_s,
+            code_sha256(),
+            key=f"keycluster-{jobs[0].spec.seed}-{uuid.uuid4().hex}",
+            retries=RETRIES,
+        )
+        self.batches[future] = jobs
+
+    def _received(self, future: Any) -> Iterator[Done]:
+        jobs = self.batches.pop(future)
+        if future.status == "finished":
+            lines: list[str] = future.result()
+            yield from (done_from_line(job, line) for job, line in zip(jobs, lines, strict=True))
+            return
+        error: Any = future.exception() if future.status == "error" else None
+        if isinstance(error, (CodeDiffers, WorkerWontStart, ImportError)):
+            raise RemoteFailed(f"{type(error).__name__} on a worker: {error}")
+        for job in jobs:
+            yield from self._again(job, error)
+
+    def _again(self, job: Job, error: object) -> Iterator[Done]:
+        """By itself, a few times."""
+        spec = job.spec.to_json()
+        self._attempts[spec] += 1
+        if self._attempts[spec] <= ATTEMPTS:
+            self._submit([job])
+            return
+        text = f"{type(error).__name__}: {error}"
+        yield Done(
+            job, SeedReport(spec=job.spec, failures=[Failure(DIED, f"lost on every worker it was given to: {text}")])
+        )

@@ -1,0 +1,78 @@
+"""What many runs come to, and what they never got to: a campaign that tested little must not look like a good one."""
+
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from keycluster.cluster.types import SECOND
+from keycluster.simulations.faults import FaultKind
+from keycluster.simulations.runs import SeedReport, Simulator
+
+EFFECT_NS_MIN = 60 * SECOND
+"""So much simulated time under faults, and not one had an effect: then rates are wrong, not luck bad."""
+
+
+@dataclass(slots=True)
+class Totals:
+    """Of one simulator. Each seed is added once."""
+
+    simulator: Simulator
+    kinds: tuple[FaultKind, ...]
+    """Those that seeds could draw; empty: no faults were asked for."""
+    began: float = field(default_factory=time.monotonic)
+    ended: float | None = None
+    seeds: int = 0
+    simulated_ns: int = 0
+    wall_s: float = 0.0
+    """Of all runs together: with several at once more than what passed."""
+    events: int = 0
+    faults: Counter[str] = field(default_factory=Counter)
+    operations: Counter[str] = field(default_factory=Counter)
+    marks: Counter[str] = field(default_factory=Counter)
+    failed: list[SeedReport] = field(default_factory=list)
+
+    def add(self, report: SeedReport, marks: Mapping[str, Iterable[str]]) -> None:
+        """`marks`: all that are known, with the simulators that can get there."""
+        self.seeds += 1
+        self.simulated_ns += report.simulated_ns
+        self.wall_s += report.wall_s
+        self.events += report.events
+        self.faults.update(report.faults)
+        self.operations.update(report.operations)
+        for mark, within in marks.items():
+            if self.simulator.value in within:
+                self.marks[mark] += 0
+        self.marks.update(report.marks)
+        if report.failures:
+            self.failed.append(report)
+
+    @property
+    def elapsed_s(self) -> float:
+        """Real time of all runs, without what was done about failures."""
+        return (self.ended or time.monotonic()) - self.began
+
+    @property
+    def speed(self) -> float:
+        """Simulated seconds for each second of one core."""
+        return self.simulated_ns / SECOND / self.wall_s if self.wall_s else 0.0
+
+    @property
+    def events_per_s(self) -> float:
+        return self.events / self.wall_s if self.wall_s else 0.0
+
+    def marks_never_hit(self) -> list[str]:
+        return sorted(mark for mark, count in self.marks.items() if not count)
+
+    def kinds_without_effect(self) -> list[str]:
+        return sorted(kind.value for kind in self.kinds if not self.faults[kind.value])
+
+    def gaps(self, *, coverage: bool) -> list[str]:
+        """Why these runs have shown too little; with `coverage`, everything must have been seen."""
+        gaps = []
+        if self.kinds and not self.faults.total() and self.simulated_ns >= EFFECT_NS_MIN:
+            gaps.append("no fault had an effect in any run")
+        if coverage:
+            gaps += [f"no fault of this kind had an effect: {kind}" for kind in self.kinds_without_effect()]
+            gaps += [f"a mark was never hit: {mark}" for mark in self.marks_never_hit()]
+        return gaps
