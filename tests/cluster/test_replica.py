@@ -13,7 +13,7 @@ from keycluster.cluster.raft.messages import AppendReply, EntryKind, Membership,
 from keycluster.cluster.replica import Replica, ReplicaConfig, ReplicaConfigInvalid, StateDiverged
 from keycluster.cluster.types import MILLISECOND, SECOND, ClusterTime, Instant, LogIndex, NodeId, Term
 from keycluster.cluster.witness import RolledBack
-from keycluster.simulations.replicas.world import Machine, World
+from keycluster.simulations.core.world import Machine, World
 
 
 def region(*, voters: int = 3, learners: int = 0, seed: int = 1) -> World:
@@ -250,7 +250,7 @@ def test_leader_that_hears_no_majoritys_clocks_cannot_stamp() -> None:
     world.run_for(100 * MILLISECOND)
     with pytest.raises(NoClusterTime):
         world.propose(leader_of(world), [b"change"])
-    world.meddle = lambda sender, receiver, message: 0
+    world.meddle = None
     world.run_for(300 * MILLISECOND)
     write(world)
 

@@ -1,6 +1,6 @@
 """Each lease rule L1 to L10 in a scenario of its own, and the proof that the scenario fails when the rule is left out.
 
-A scenario runs whole replicas in `simulations/replicas/world.py`, whose checker looks after every step: no replica that
+A scenario runs whole replicas in `simulations/core/world.py`, whose checker looks after every step: no replica that
 may serve lacks what any replica takes for settled. `test_rule_holds` runs it as the code is,
 `test_rule_left_out_is_seen` with the planted bugs that it must catch.
 """
@@ -16,8 +16,8 @@ from keycluster.cluster.raft.config import RaftConfig
 from keycluster.cluster.raft.messages import Membership
 from keycluster.cluster.replica import Replica, ReplicaConfig
 from keycluster.cluster.types import MILLISECOND, SECOND, LogIndex, NodeId
-from keycluster.simulations.replicas.planted import PLANTED, Planted
-from keycluster.simulations.replicas.world import Machine, World
+from keycluster.simulations.core.planted import PLANTED, Planted
+from keycluster.simulations.core.world import Machine, World
 
 EAGER = ReplicaConfig(renew_ns=40 * MILLISECOND)  # Asks often, so that the last question before a cut is a late one.
 LEARNER = NodeId("learner")

@@ -1,11 +1,9 @@
-"""One replica as its driver sees it: a disk, a state that takes time to apply, and the clock of its machine.
+"""One replica as its driver sees it: a disk, and a state that takes time to apply.
 
-The disk keeps what a completed write wrote; a crash loses writes under way. The state is a hash chain over the entries
-applied, so two members that applied different entries differ for ever. What a member applied becomes visible, durable
-and reported in one step, as one synced transaction with a refresh of the readers makes it.
+The disk keeps what a completed write wrote; a crash loses writes under way. What a member applied becomes visible,
+durable and reported in one step, as one synced transaction with a refresh of the readers makes it.
 """
 
-import hashlib
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,55 +11,14 @@ from dataclasses import dataclass, field
 from keycluster.cluster.invariant import require
 from keycluster.cluster.raft.config import RaftConfig
 from keycluster.cluster.raft.core import RaftCore
-from keycluster.cluster.raft.messages import (
-    Entry,
-    EntryKind,
-    HardState,
-    Membership,
-    SnapshotMeta,
-    decode_membership_entry,
-    entry_bytes,
-)
+from keycluster.cluster.raft.messages import Entry, HardState, SnapshotMeta, entry_bytes
 from keycluster.cluster.raft.ready import IncomingChunk, SnapshotRead
-from keycluster.cluster.replica import NO_STAMP, Replica, ReplicaConfig, ReplicaPersist, ReplicaReady
-from keycluster.cluster.types import ClusterTime, Instant, LogIndex, NodeId, Term
+from keycluster.cluster.replica import Replica, ReplicaConfig, ReplicaPersist, Stamp
+from keycluster.cluster.types import Instant, LogIndex, NodeId, Term
 from keycluster.cluster.witness import Acknowledged
+from keycluster.simulations.core.state import AppliedState
 
-STAMP_BYTES = 16
-
-
-@dataclass(frozen=True, slots=True)
-class AppliedState:
-    """The key state's stand-in."""
-
-    index: LogIndex
-    term: Term
-    membership: Membership
-    last_leader: NodeId | None
-    digest: bytes
-    time: ClusterTime = NO_STAMP
-    running_ns: int = 0
-
-    def apply(self, entry: Entry) -> "AppliedState":
-        require(entry.index == self.index + 1, f"entry {entry.index} applied to state {self.index}")
-        digest = hashlib.sha256(self.digest + entry.payload + entry.term.to_bytes(8, "big")).digest()
-        membership, last_leader, time, running_ns = self.membership, self.last_leader, self.time, self.running_ns
-        if entry.kind is EntryKind.MEMBERSHIP:
-            membership = decode_membership_entry(entry.payload).membership
-        elif entry.kind is EntryKind.LEADER:
-            last_leader = NodeId(entry.payload.decode())
-        else:
-            stamped = int.from_bytes(entry.payload[:8], "big"), int.from_bytes(entry.payload[8:STAMP_BYTES], "big")
-            time, running_ns = ClusterTime(max(time, stamped[0])), max(running_ns, stamped[1])
-        return AppliedState(entry.index, entry.term, membership, last_leader, digest, time, running_ns)
-
-    @property
-    def meta(self) -> SnapshotMeta:
-        return SnapshotMeta(self.index, self.term, self.membership, self.last_leader)
-
-
-def stamp(command: bytes, time: ClusterTime, running_ns: int) -> bytes:
-    return time.to_bytes(8, "big") + running_ns.to_bytes(8, "big") + command
+DIGESTS_KEPT = 512  # As many as a leader's answer may be behind what is applied here, and more.
 
 
 @dataclass(slots=True)
@@ -83,6 +40,10 @@ class DurableLog:
     def term(self, index: LogIndex) -> Term:
         return self.base_term if index == self.base else self.held[index - self.base - 1].term
 
+    def has(self, index: LogIndex, term: Term) -> bool:
+        """Whether the entry, or the base, stands here with that term; what is below the base is not known."""
+        return self.base <= index <= self.last_index and self.term(index) == term
+
     def entries(self, lo: LogIndex, hi: LogIndex, bytes_max: int) -> list[Entry]:
         if lo <= self.base:
             return []
@@ -98,9 +59,10 @@ class DurableLog:
     def write(self, truncate_from: LogIndex | None, entries: tuple[Entry, ...]) -> None:
         if truncate_from is not None:
             del self.held[truncate_from - self.base - 1 :]
-        for entry in entries:
-            require(entry.index == self.last_index + 1, f"entry {entry.index} written behind {self.last_index}")
-            self.held.append(entry)
+        if entries:
+            first = entries[0].index
+            require(first == self.last_index + 1, f"entry {first} written behind {self.last_index}")
+            self.held += entries
 
     def compact(self, upto: LogIndex) -> None:
         if upto > self.base:
@@ -110,11 +72,13 @@ class DurableLog:
 
     def reset_to(self, meta: SnapshotMeta) -> None:
         """Keeps what follows the snapshot only if the log has the snapshot's own last entry."""
-        keeps = self.base <= meta.index <= self.last_index and self.term(meta.index) == meta.term
-        if keeps:
+        if self.has(meta.index, meta.term):
             self.compact(meta.index)
         else:
             self.held, self.base, self.base_term = [], meta.index, meta.term
+
+    def copy(self) -> "DurableLog":
+        return DurableLog(self.base, self.base_term, list(self.held))
 
 
 @dataclass(slots=True)
@@ -133,6 +97,10 @@ class Disk:
         if persist.witness is not None:
             self.witness = dict(persist.witness)
 
+    def copy(self) -> "Disk":
+        """As somebody keeps it who will put it back one day."""
+        return Disk(self.log.copy(), self.state, self.hard_state, dict(self.witness))
+
 
 class Member:
     """One node's life from a start to a crash."""
@@ -145,6 +113,7 @@ class Member:
         raft: RaftConfig,
         config: ReplicaConfig,
         rng: random.Random,
+        stamp: Stamp,
         now: Instant,
     ) -> None:
         self.node = node
@@ -163,6 +132,7 @@ class Member:
             jitter=rng,
             now=now,
         )
+        self.core = core
         self.replica = Replica(
             core=core,
             config=config,
@@ -181,16 +151,21 @@ class Member:
 
     # Storage's answers to what `ready` asked for
 
-    def apply_some(self, count: int, now: Instant) -> None:
-        """Applies up to `count` of the committed entries in one transaction."""
+    def apply_some(self, count: int, now: Instant) -> list[Entry]:
+        """Applies up to `count` of the committed entries in one transaction. Returns them."""
         batch, self.unapplied = self.unapplied[:count], self.unapplied[count:]
-        for entry in batch:
-            self.disk.state = self.disk.state.apply(entry)
-            self.digests[entry.index] = self.disk.state.digest
         state = self.disk.state
+        for entry in batch:
+            state = state.apply(entry)
+            self.digests[entry.index] = state.digest
+        self.disk.state = state
+        if len(self.digests) > 2 * DIGESTS_KEPT:
+            for index in list(self.digests)[:DIGESTS_KEPT]:
+                del self.digests[index]
         self.replica.applied(
             state.index, now, digest=state.digest, time_floor=state.time, running_floor=state.running_ns
         )
+        return batch
 
     def store_chunk(
         self, chunk: IncomingChunk, now: Instant, find: Callable[[SnapshotMeta], AppliedState | None]
@@ -199,11 +174,12 @@ class Member:
         self._incoming = find(chunk.meta)
         self.replica.snapshot_chunk_stored(chunk.meta, offset_next=chunk.offset + len(chunk.data), now=now)
 
-    def install_snapshot(self, meta: SnapshotMeta, now: Instant) -> None:
+    def install_snapshot(self, meta: SnapshotMeta, now: Instant) -> bool:
+        """False: it isn't to be had any more, and was refused."""
         state = self._incoming
         if state is None or state.meta != meta:
             self.replica.snapshot_refused(meta, now)
-            return
+            return False
         self.disk.log.reset_to(meta)
         if meta.index > self.disk.state.index:
             self.disk.state = state
@@ -212,16 +188,13 @@ class Member:
         self.replica.snapshot_installed(
             meta, now, digest=state.digest, time_floor=state.time, running_floor=state.running_ns
         )
+        return True
 
-    def offer_snapshot(self, peer: NodeId, now: Instant, *, size: int) -> SnapshotMeta:
+    def offer_snapshot(self, peer: NodeId, now: Instant, *, size: int) -> None:
         meta = self.disk.state.meta
         self.snapshots[meta] = self.disk.state
         self.replica.offer_snapshot(peer, meta, size=size, now=now)
-        return meta
 
     def read_snapshot(self, read: SnapshotRead, now: Instant, *, size: int) -> None:
         data = bytes(min(read.count, size - read.offset))
         self.replica.snapshot_chunk_read(read.peer, read.meta, offset=read.offset, data=data, now=now)
-
-    def ready(self) -> ReplicaReady:
-        return self.replica.ready()

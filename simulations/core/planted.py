@@ -18,7 +18,6 @@ from keycluster.cluster.raft.core import RaftCore
 from keycluster.cluster.raft.member import Member
 from keycluster.cluster.replica import Replica
 from keycluster.cluster.types import Instant, LogIndex, NodeId, Term
-from keycluster.simulations.replicas.chaos import Options
 
 Patches = Callable[[], dict[tuple[type | object, str], object]]
 
@@ -28,7 +27,6 @@ class Planted:
     rule: str
     what: str
     patches: Patches
-    options: Options | None  # In which random runs it shows soon; None: it takes a scenario.
 
     @contextmanager
     def open(self) -> Iterator[None]:
@@ -228,38 +226,32 @@ def _settled_is_applied() -> dict[tuple[type | object, str], object]:
     return {(Replica, "settled_index"): property(lambda self: self._applied)}
 
 
-_HASTE = Options()
-_WIDE = Options(drift_ppm=90_000, kinds=("cut", "cut", "split", "pause", "weather"))
-_SPLITS = Options(kinds=("split", "split", "cut", "weather", "hang", "crash"))
-_MEMBERS = Options(kinds=("members", "members", "members", "crash", "pause", "cut", "weather", "hang"))
-_HAND_OVERS = Options(kinds=("hand_over", "hand_over", "hand_over", "pause", "cut", "weather", "storm"))
-
 PLANTED = (
-    Planted("L1", "counts from the answer's arrival", _count_from_the_answer, _HASTE),
-    Planted("L1", "takes an answer of any term", _take_any_term, _HAND_OVERS),
-    Planted("L2", "grants before an own entry is committed", _grant_with(committed=False), None),
-    Planted("L2", "grants without a living quorum lease", _grant_with(lease=False), _SPLITS),
-    Planted("L2", "grants to members of a configuration not committed", _grant_to_the_uncommitted, None),
-    Planted("L2", "grants to members that lag for ever", _grant_to_those_who_lag, None),
-    Planted("L2", "notes nothing", _note_nothing, _HASTE),
-    Planted("L3", "ignores the drift of clocks", _no_drift, _WIDE),
-    Planted("L3", "serves before the commit index is applied", _serve_before_applied, _HASTE),
-    Planted("L4", "leader serves without a quorum lease", _lead_without_quorum, _HASTE),
-    Planted("L4", "leader serves before its own entry is applied", _lead_before_applied, _HASTE),
-    Planted("L4", "leader keeps the lease it held", _keep_lease_as_leader, _HAND_OVERS),
-    Planted("L5", "acknowledges without counting holders", _count_nobody, _HASTE),
-    Planted("L5", "leads on though its apply hangs", _lead_on, None),
-    Planted("L6", "new leader assumes no leases", _assume("nobody"), _HASTE),
-    Planted("L6", "new leader assumes voters' leases only", _assume("voters"), _HASTE),
-    Planted("L6", "new leader assumes the new half's leases only", _assume("new half"), _MEMBERS),
-    Planted("L6", "new leader counts the last one too", _count_the_last_leader, None),
-    Planted("L7", "voters stick to no leader", _forget_leaders, _HASTE),
-    Planted("L8", "serves and grants after TimeoutNow", _serve_after_timeout_now, _HAND_OVERS),
-    Planted("L8", "grants after TimeoutNow", _grant_after_timeout_now, None),
-    Planted("L9", "takes members out while they hold leases", _leave_at_once, _MEMBERS),
-    Planted("L9", "grants to members on the way out", _grant_to_the_leaving, None),
-    Planted("L9", "grants to members whose removal is appended", _grant_to_the_removed, None),
-    Planted("L10", "takes what it applied for settled", _settled_is_applied, _HASTE),
-    Planted("L10", "tells nobody what is settled", _tell_nobody, None),
-    Planted("L10", "repeats no lost notice", _repeat_no_notice, None),
+    Planted("L1", "counts from the answer's arrival", _count_from_the_answer),
+    Planted("L1", "takes an answer of any term", _take_any_term),
+    Planted("L2", "grants before an own entry is committed", _grant_with(committed=False)),
+    Planted("L2", "grants without a living quorum lease", _grant_with(lease=False)),
+    Planted("L2", "grants to members of a configuration not committed", _grant_to_the_uncommitted),
+    Planted("L2", "grants to members that lag for ever", _grant_to_those_who_lag),
+    Planted("L2", "notes nothing", _note_nothing),
+    Planted("L3", "ignores the drift of clocks", _no_drift),
+    Planted("L3", "serves before the commit index is applied", _serve_before_applied),
+    Planted("L4", "leader serves without a quorum lease", _lead_without_quorum),
+    Planted("L4", "leader serves before its own entry is applied", _lead_before_applied),
+    Planted("L4", "leader keeps the lease it held", _keep_lease_as_leader),
+    Planted("L5", "acknowledges without counting holders", _count_nobody),
+    Planted("L5", "leads on though its apply hangs", _lead_on),
+    Planted("L6", "new leader assumes no leases", _assume("nobody")),
+    Planted("L6", "new leader assumes voters' leases only", _assume("voters")),
+    Planted("L6", "new leader assumes the new half's leases only", _assume("new half")),
+    Planted("L6", "new leader counts the last one too", _count_the_last_leader),
+    Planted("L7", "voters stick to no leader", _forget_leaders),
+    Planted("L8", "serves and grants after TimeoutNow", _serve_after_timeout_now),
+    Planted("L8", "grants after TimeoutNow", _grant_after_timeout_now),
+    Planted("L9", "takes members out while they hold leases", _leave_at_once),
+    Planted("L9", "grants to members on the way out", _grant_to_the_leaving),
+    Planted("L9", "grants to members whose removal is appended", _grant_to_the_removed),
+    Planted("L10", "takes what it applied for settled", _settled_is_applied),
+    Planted("L10", "tells nobody what is settled", _tell_nobody),
+    Planted("L10", "repeats no lost notice", _repeat_no_notice),
 )

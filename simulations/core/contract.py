@@ -1,0 +1,108 @@
+"""Contract 2 and what belongs to it, looked at after each step of a machine: only what the step can have changed.
+
+- Whatever any replica takes for *settled*, every replica that may serve has applied. A success may leave once its index
+  is settled, and a read is answered once what it saw is (L10), so this is stronger than "no acknowledged change is
+  missing where a request could be answered". A replica comes to serve only by a step of its own, and the settled index
+  rises only by somebody's step: so the one that stepped is looked at each time, all others when it rises.
+- At most one leader serves.
+- A replica's settled index and its cluster time never fall.
+- States are equal at equal index.
+"""
+
+from collections.abc import Callable, Mapping
+
+from keycluster.cluster.types import ClusterTime, Instant, LogIndex, NodeId, Term
+from keycluster.simulations.core.findings import Found
+from keycluster.simulations.core.machine import Machine
+
+CURRENCY = "currency"
+ONE_LEADER = "one-leader-serves"
+SETTLED_FALLS = "settled-falls"
+TIME_FALLS = "cluster-time"
+DIVERGED = "states-diverge"
+
+
+class Contract:
+    def __init__(self, machines: Mapping[NodeId, Machine]) -> None:
+        self.settled = LogIndex(0)  # The newest that any replica ever took for settled.
+        self.settled_at: list[tuple[int, LogIndex]] = []
+        self.leading: dict[NodeId, Machine] = {}
+        self.on_role: Callable[[Machine, Term | None], None] = lambda machine, term: None
+        """Told when a member begins to lead (its term) or leads no more (None)."""
+        self._machines = machines
+        self._digests: dict[LogIndex, bytes] = {}
+
+    def stepped(self, machine: Machine, t: int, now: Instant) -> None:
+        """`now` is the machine's clock at `t`. Raises `Found`."""
+        member = machine.member
+        if member is None:
+            return
+        replica, core = member.replica, member.core
+        term = core.term if core.is_leader else None
+        if term != machine.leads_in:
+            self._role_changed(machine, term)
+        settled = replica.settled_index
+        if settled != machine.settled:
+            if settled < machine.settled:
+                raise Found(SETTLED_FALLS, f"{machine.node}: from {machine.settled} to {settled}")
+            machine.settled = settled
+            if settled > self.settled:
+                self.settled = settled
+                self.settled_at.append((t, settled))
+                for other in self._machines.values():
+                    self.require_current(other, other.now(t))
+        if replica.applied_index < self.settled:
+            self.require_current(machine, now)
+        if term is not None and len(self.leading) > 1:
+            self._require_one_leader(t)
+
+    def require_current(self, machine: Machine, now: Instant) -> None:
+        """It doesn't serve, or has applied what is settled."""
+        replica = machine.replica
+        if replica is not None and replica.applied_index < self.settled and replica.may_serve(now):
+            raise Found(
+                CURRENCY,
+                f"{machine.node} may serve with {replica.applied_index} applied, {self.settled} is settled",
+            )
+
+    def _require_one_leader(self, t: int) -> None:
+        serving = [
+            machine.node
+            for machine in self.leading.values()
+            if machine.replica is not None and machine.replica.may_serve(machine.now(t))
+        ]
+        if len(serving) > 1:
+            raise Found(ONE_LEADER, f"two leaders serve: {serving}")
+
+    def _role_changed(self, machine: Machine, term: Term | None) -> None:
+        machine.leads_in = term
+        if term is None:
+            self.leading.pop(machine.node, None)
+        else:
+            self.leading[machine.node] = machine
+        self.on_role(machine, term)
+
+    def crashed(self, machine: Machine) -> None:
+        """Before its memory is lost."""
+        if machine.leads_in is not None:
+            self._role_changed(machine, None)
+
+    def shows_time(self, machine: Machine, time: ClusterTime | None) -> None:
+        """What the replica takes for cluster time now."""
+        if time is None:
+            return
+        if time < machine.time:
+            raise Found(TIME_FALLS, f"{machine.node}: from {machine.time} back to {time}")
+        machine.time = time
+
+    def stamps(self, machine: Machine, time: ClusterTime) -> None:
+        """The time that the replica gives a command."""
+        if time < machine.stamped:
+            raise Found(TIME_FALLS, f"{machine.node} stamped a command with {machine.stamped}, and then with {time}")
+        machine.stamped = time
+
+    def reached(self, node: NodeId, index: LogIndex, digest: bytes) -> None:
+        """The member's state at `index` has this digest."""
+        known = self._digests.setdefault(index, digest)
+        if known != digest:
+            raise Found(DIVERGED, f"{node} applied another entry at {index} than others did, or before it")

@@ -1,0 +1,96 @@
+"""What one node runs on: a disk, a clock with a rate of its own, and a process that can stop and crash.
+
+All instants of the world are real nanoseconds; `now` turns one into the machine's monotonic clock.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from keycluster.cluster.replica import Replica, ReplicaPersist
+from keycluster.cluster.types import MILLISECOND, SECOND, ClusterTime, Instant, LogIndex, NodeId, Term, WallTime
+from keycluster.simulations.core.member import Disk, Member
+
+WALL_START = 1_800_000_000 * SECOND
+PPM = 1_000_000
+NO_TICK = Instant(2**62)
+
+Give = Callable[["Machine", Instant, Any, Any], None]
+"""An input to a machine's process: (machine, its clock, two values that belong to the input)."""
+
+
+@dataclass(slots=True, eq=False)
+class Machine:
+    """`member` is None while it is down."""
+
+    node: NodeId
+    disk: Disk
+    clock_base: int
+    clock_ppm: int
+    az: str = ""
+    wall_offset_ns: int = 0
+    member: Member | None = None
+    life: int = 0  # Events of an earlier life are void.
+    greeted: dict[NodeId, int] = field(default_factory=dict)  # Whose hello this life has had, and of which life.
+
+    paused: bool = False
+    waiting: deque[tuple[Give, Any, Any]] = field(default_factory=deque)  # Inputs that came during a pause.
+    drain_waits: bool = False  # The pause fell between an input and its outputs.
+    tick_due: Instant = NO_TICK  # By its own clock.
+
+    write_ns: int = 1 * MILLISECOND
+    writing: list[ReplicaPersist] | None = None  # One synced write, perhaps of several outputs.
+    to_write: list[ReplicaPersist] = field(default_factory=list)
+    disk_stalls: bool = False
+    write_waits: bool = False  # For the end of the stall.
+    apply_ns: int = 1 * MILLISECOND
+    apply_hangs: bool = False
+    applying: bool = False
+
+    # What checkers saw last, within this life.
+    leads_in: Term | None = None
+    serves: bool = False
+    settled: LogIndex = LogIndex(0)
+    time: ClusterTime = ClusterTime(0)
+    stamped: ClusterTime = ClusterTime(0)
+
+    def now(self, t: int) -> Instant:
+        if self.clock_ppm == 0:
+            return Instant(self.clock_base + t)
+        return Instant(self.clock_base + t * (PPM + self.clock_ppm) // PPM)
+
+    def real(self, now: Instant) -> int:
+        """The first real instant at which this machine's clock shows `now`."""
+        if self.clock_ppm == 0:
+            return now - self.clock_base
+        return -((self.clock_base - now) * PPM // (PPM + self.clock_ppm))
+
+    def set_rate(self, ppm: int, t: int) -> None:
+        """Runs at another rate from real time `t` on; what it shows then stays."""
+        shows = self.now(t)
+        self.clock_ppm = ppm
+        self.clock_base = shows - t * (PPM + ppm) // PPM
+
+    def wall(self, t: int) -> WallTime:
+        return WallTime(WALL_START + self.wall_offset_ns + t)
+
+    @property
+    def replica(self) -> Replica | None:
+        """While its process gets to run."""
+        return self.member.replica if self.member is not None and not self.paused else None
+
+    def lose_memory(self) -> None:
+        """What a crash does."""
+        self.life += 1
+        self.member = None
+        self.paused = self.applying = self.drain_waits = self.write_waits = False
+        self.waiting.clear()
+        self.greeted.clear()
+        self.tick_due = NO_TICK
+        self.writing = None
+        self.to_write = []
+        self.leads_in = None
+        self.serves = False
+        self.settled = LogIndex(0)
+        self.time = self.stamped = ClusterTime(0)

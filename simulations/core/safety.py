@@ -1,0 +1,87 @@
+"""Raft's five safety properties (dissertation, figure 3.2), each looked at when something it speaks of changes.
+
+| property | looked at | why that is enough |
+| --- | --- | --- |
+| Election Safety | when a member becomes leader | one leader is remembered for each term |
+| Leader Append-Only | when a leader writes | what it takes back goes into a write |
+| Log Matching | when an entry is written | an index and a term name one entry *and the term before it*: by induction all before are equal |
+| Leader Completeness | when a member becomes leader | its log has the newest committed entry, and so, by Log Matching, all; an entry whose commitment shows later is looked for in the logs of leaders then |
+| State Machine Safety | when entries are handed out to apply | one entry is remembered for each index |
+"""
+
+from collections.abc import Iterable, Sequence
+
+from keycluster.cluster.raft.messages import Entry, SnapshotMeta
+from keycluster.cluster.types import LogIndex, NodeId, Term
+from keycluster.simulations.core.findings import Found, demand
+from keycluster.simulations.core.member import DurableLog
+
+ELECTION_SAFETY = "election-safety"
+APPEND_ONLY = "leader-append-only"
+LOG_MATCHING = "log-matching"
+LEADER_COMPLETENESS = "leader-completeness"
+STATE_MACHINE_SAFETY = "state-machine-safety"
+
+
+class RaftSafety:
+    def __init__(self) -> None:
+        self.leaders: dict[Term, NodeId] = {}
+        self.committed: list[Entry] = []  # From index 1 on, as first handed out by anybody.
+        self._written: dict[tuple[LogIndex, Term], tuple[Entry, Term]] = {}  # With the term of the one before.
+
+    def led(self, node: NodeId, term: Term, log: DurableLog) -> None:
+        """The member has become leader; `log` is all that it had before its own first entry, on disk by then."""
+        other = self.leaders.setdefault(term, node)
+        demand(other == node, ELECTION_SAFETY, f"{node} and {other} lead in term {term}")
+        if self.committed:
+            self._require_has(node, term, log, self.committed[-1])
+
+    def _require_has(self, node: NodeId, term: Term, log: DurableLog, entry: Entry) -> None:
+        demand(
+            log.base > entry.index or log.has(entry.index, entry.term),
+            LEADER_COMPLETENESS,
+            f"{node} leads in term {term} without the committed {entry}",
+        )
+
+    def leader_takes_back(self, node: NodeId, truncate_from: LogIndex) -> None:
+        """A member that leads, and led before its newest input, wants its log cut off."""
+        raise Found(APPEND_ONLY, f"{node} leads, and takes back its own entries from {truncate_from} on")
+
+    def written(self, node: NodeId, before: Term, entries: Sequence[Entry]) -> None:
+        """`entries` are on `node`'s disk, behind one of term `before`."""
+        for entry in entries:
+            known, known_before = self._written.setdefault((entry.index, entry.term), (entry, before))
+            if known_before != before or (known is not entry and known != entry):
+                raise Found(
+                    LOG_MATCHING,
+                    f"{node} wrote {entry} behind term {before}, another member {known} behind {known_before}",
+                )
+            before = entry.term
+
+    def handed_out(
+        self, node: NodeId, entries: Sequence[Entry], leading: Iterable[tuple[NodeId, Term, DurableLog]]
+    ) -> None:
+        """`node` takes `entries` for committed. `leading`: the members that lead now, and their durable logs."""
+        for entry in entries:
+            if entry.index <= len(self.committed):
+                known = self.committed[entry.index - 1]
+                if known is not entry and known != entry:
+                    raise Found(STATE_MACHINE_SAFETY, f"{node} applies {entry}, another member {known}")
+                continue
+            demand(
+                entry.index == len(self.committed) + 1,
+                STATE_MACHINE_SAFETY,
+                f"{node} applies {entry}, and nobody has what comes before",
+            )
+            self.committed.append(entry)
+            for other, term, log in leading:
+                if entry.term < term:  # Its own entries may still be on their way to its own disk.
+                    self._require_has(other, term, log, entry)
+
+    def installed(self, node: NodeId, meta: SnapshotMeta) -> None:
+        known = self.committed[meta.index - 1] if 0 < meta.index <= len(self.committed) else None
+        demand(
+            known is not None and known.term == meta.term,
+            STATE_MACHINE_SAFETY,
+            f"{node} installed a snapshot at {meta.index}, term {meta.term}; committed there is {known}",
+        )

@@ -1,0 +1,533 @@
+"""The heap, the network and the machines: inputs of replicas, and where their outputs go.
+
+An event is one tuple; nothing else is made for it. What a machine gets is an *input*: its clock is read, the replica
+called, its outputs handed on, and the checkers look at what changed. Everything random comes from one generator, in the
+order of events.
+
+Scenarios (`tests/cluster/leases`) use the same world with `feed`, `meddle`, `stops_before_output` and the run methods.
+"""
+
+import heapq
+import random
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from keycluster.cluster.invariant import require
+from keycluster.cluster.peer_messages import ReplicaMessage
+from keycluster.cluster.raft.config import RaftConfig
+from keycluster.cluster.raft.messages import Entry, Membership, SnapshotMeta
+from keycluster.cluster.raft.ready import IncomingChunk, ReadAnswer, SnapshotRead
+from keycluster.cluster.replica import ReplicaConfig, ReplicaPersist, ReplicaReady
+from keycluster.cluster.types import MILLISECOND, SECOND, ClusterTime, Instant, LogIndex, NodeId, Term
+from keycluster.cluster.witness import RolledBack
+from keycluster.simulations.core.contract import Contract
+from keycluster.simulations.core.machine import NO_TICK, Give, Machine
+from keycluster.simulations.core.member import Disk, DurableLog, Member
+from keycluster.simulations.core.network import Network
+from keycluster.simulations.core.safety import RaftSafety
+from keycluster.simulations.core.state import AppliedState, stamp
+from keycluster.simulations.trace import Trace, What
+
+SNAPSHOT_BYTES = 300_000  # Two chunks.
+ANY_LIFE = -1
+
+Input = Callable[[Member, Instant], object]
+Meddle = Callable[[NodeId, NodeId, ReplicaMessage], int | None]
+"""(sender, receiver, message) -> further delay in nanoseconds, or None: it is lost. For scenarios."""
+Stops = Callable[[Machine, NodeId, ReplicaMessage], bool]
+"""(machine, sender, message) -> whether the process stops between this message and what it leads to."""
+_Sent = tuple[Machine, int, Sequence[ReplicaMessage]]
+"""A frame on its way: who sent it, in which life."""
+Event = tuple[int, int, Machine | None, int, Callable[..., None], Any, Any]
+"""When, which of that instant, whose input (None: not an input), of which life of it, what to call, with what."""
+
+
+class World:
+    def __init__(
+        self,
+        seed: int | str,
+        *,
+        voters: int = 3,
+        learners: int = 0,
+        raft: RaftConfig | None = None,
+        config: ReplicaConfig | None = None,
+        network: Network | None = None,
+        trace: Trace | None = None,
+    ) -> None:
+        self.rng = random.Random(seed)
+        self.raft = raft or RaftConfig()
+        self.config = config or ReplicaConfig()
+        self.network = network or Network()
+        self.trace = trace or Trace()
+        self.t = 0
+        self.steps = 0
+        self.meddle: Meddle | None = None
+        self.stops_before_output: Stops | None = None
+        self.machines: dict[NodeId, Machine] = {}
+        self.contract = Contract(self.machines)
+        self.contract.on_role = self._role_changed
+        self.safety = RaftSafety()
+        self._heap: list[Event] = []
+        self._held: list[tuple[Machine, _Sent]] = []  # On clogged links.
+        self._events = 0
+        self._draw = self.rng.random
+        self._note = self.trace.note
+        ids = [NodeId(f"n{number}") for number in range(1, voters + learners + 1)]
+        self.genesis = Membership(voters=tuple(sorted(ids[:voters])), learners=tuple(sorted(ids[voters:])))
+        for node in ids:
+            self.add_machine(node)
+
+    # Machines
+
+    def add_machine(self, node: NodeId, *, ppm: int = 0) -> Machine:
+        """A new machine with an empty disk; it knows the region's first configuration, like a node that was founded
+        with it or has joined."""
+        state = AppliedState(index=LogIndex(0), term=Term(0), membership=self.genesis)
+        disk = Disk(DurableLog(LogIndex(0), Term(0)), state)
+        machine = Machine(node, disk, clock_base=self.rng.randrange(10**15), clock_ppm=ppm)
+        self.machines[node] = machine
+        return machine
+
+    def start(self, node: NodeId) -> None:
+        machine = self.machines[node]
+        if machine.member is not None:
+            return
+        now = machine.now(self.t)
+
+        def stamp_and_look(command: bytes, time: ClusterTime, running_ns: int) -> bytes:
+            self.contract.stamps(machine, time)
+            return stamp(command, time, running_ns)
+
+        machine.member = Member(
+            node,
+            machine.disk,
+            raft=self.raft,
+            config=self.config,
+            rng=random.Random(self.rng.random()),
+            stamp=stamp_and_look,
+            now=now,
+        )
+        self._note(self.t, node, What.STARTS)
+        for other in list(self.machines.values()):
+            if other is not machine and (other.node, node) not in self.network.cut:
+                self.greet(other, machine)
+        self._drain(machine, now)
+
+    def greet(self, knowing: Machine, known: Machine) -> bool:
+        """A link comes up: one end tells the other what it knows the other acknowledged. False if none can."""
+        if knowing.replica is None or known.replica is None:
+            return False
+        known.greeted[knowing.node] = knowing.life
+        pair = knowing.replica.known_of(known.node)
+        if pair is not None:
+            try:
+                known.replica.learn_known_of_me(*pair)
+            except RolledBack as noticed:
+                self._rolled_back(known, noticed)
+        return known.member is not None
+
+    def _rolled_back(self, machine: Machine, noticed: RolledBack) -> None:
+        """The machine noticed that its disk is an old one. Here nobody puts one in."""
+        raise noticed
+
+    def start_all(self) -> None:
+        for node in list(self.machines):
+            self.start(node)
+
+    def crash(self, node: NodeId) -> None:
+        """Memory and writes under way are lost."""
+        machine = self.machines[node]
+        if machine.member is not None:
+            self._note(self.t, node, What.CRASHES)
+        self.contract.crashed(machine)
+        machine.lose_memory()
+
+    def pause(self, node: NodeId) -> None:
+        """SIGSTOP: nothing runs; what comes in waits, and its clock is read when it is looked at."""
+        machine = self.machines[node]
+        if not machine.paused and machine.member is not None:
+            machine.paused = True
+            self._note(self.t, node, What.PAUSES)
+
+    def resume(self, node: NodeId) -> None:
+        machine = self.machines[node]
+        if machine.member is None or not machine.paused:
+            return
+        machine.paused = False
+        self._note(self.t, node, What.RESUMES)
+        now = machine.now(self.t)
+        self.contract.require_current(machine, now)  # A request may be the first thing that it looks at.
+        if machine.drain_waits:
+            machine.drain_waits = False
+            self._hand_on(machine, now)
+        while machine.waiting and not machine.paused and machine.member is not None:
+            self._take(machine, *machine.waiting.popleft())
+
+    # Time
+
+    def at(self, t: int, event: Callable[[], None]) -> None:
+        self._push(t, None, ANY_LIFE, _call, event, None)
+
+    def after(self, ns: int, event: Callable[[], None]) -> None:
+        self.at(self.t + ns, event)
+
+    def _push(self, t: int, machine: Machine | None, life: int, give: Callable[..., None], a: Any, b: Any) -> None:
+        self._events += 1
+        heapq.heappush(self._heap, (t if t > self.t else self.t, self._events, machine, life, give, a, b))
+
+    def run_until(self, t: int) -> None:
+        """Steps up to real time `t`, the checkers behind each."""
+        heap = self._heap
+        while heap and heap[0][0] <= t:
+            self.t, _, machine, life, give, a, b = heapq.heappop(heap)
+            self.steps += 1
+            if machine is None:
+                give(a, b)
+            elif machine.life == life and machine.member is not None:
+                if machine.paused:
+                    machine.waiting.append((give, a, b))
+                else:
+                    self._take(machine, give, a, b)
+        self.t = max(t, self.t)
+
+    def run_for(self, ns: int) -> None:
+        self.run_until(self.t + ns)
+
+    def run_while(self, condition: Callable[[], bool], *, ns_max: int) -> int:
+        """Runs until `condition` no longer holds; how long that took. Raises `InvariantBroken` after `ns_max`."""
+        begun = self.t
+        while condition():
+            require(bool(self._heap) and self._heap[0][0] <= begun + ns_max, f"still so after {ns_max / SECOND} s")
+            self.run_until(self._heap[0][0])
+        return self.t - begun
+
+    # Inputs
+
+    def _take(self, machine: Machine, give: Give, a: Any, b: Any) -> None:
+        """One input of a machine that runs: the clock is read, the replica called, its outputs are handed on."""
+        now = machine.now(self.t)
+        give(machine, now, a, b)
+        if not machine.drain_waits:
+            self._hand_on(machine, now)
+
+    def _hand_on(self, machine: Machine, now: Instant) -> None:
+        self._drain(machine, now)
+        self.contract.stepped(machine, self.t, now)
+        self._stepped(machine, now)
+
+    def _stepped(self, machine: Machine, now: Instant) -> None:
+        """After each input and what it led to."""
+
+    def feed(self, machine: Machine, give: Input) -> None:
+        """One input of a scenario's own."""
+        if machine.member is None:
+            return
+        if machine.paused:
+            machine.waiting.append((_give, give, None))
+        else:
+            self._take(machine, _give, give, None)
+
+    def _tick(self, machine: Machine, now: Instant, due: Instant, _: None) -> None:
+        if machine.member is None or machine.tick_due != due:
+            return
+        machine.tick_due = NO_TICK
+        replica = machine.member.replica
+        replica.tick(now, machine.wall(self.t))
+        self.contract.shows_time(machine, replica.cluster_time(now))
+        serves = replica.may_serve(now)
+        if serves is not machine.serves:
+            machine.serves = serves
+            self._note(self.t, machine.node, What.SERVES if serves else What.SERVES_NOT)
+
+    def _frame(self, machine: Machine, now: Instant, sender: NodeId, messages: Sequence[ReplicaMessage]) -> None:
+        member = machine.member
+        if member is None:
+            return
+        wall = machine.wall(self.t)
+        for message in messages:
+            self._note(self.t, machine.node, type(message).__name__, sender)
+            member.replica.receive(sender, message, now, wall)
+
+    # Outputs
+
+    def _drain(self, machine: Machine, now: Instant) -> None:
+        member = machine.member
+        if member is None:
+            return
+        ready = member.replica.ready()
+        if ready.messages:
+            self._send_all(machine, ready.messages)
+        if ready.persist is not None:
+            self._write(machine, ready.persist)
+        if ready.committed:
+            self._committed(machine, ready.committed)
+        if ready.reads:
+            self._read_answers(machine, now, ready.reads)
+        if ready.snapshot_chunk or ready.snapshot_install or ready.snapshots_wanted or ready.snapshot_reads:
+            self._drain_snapshots(machine, ready)
+        self._schedule_tick(machine, now)
+
+    def _read_answers(self, machine: Machine, now: Instant, answers: Sequence[ReadAnswer]) -> None:
+        """What became of reads that were asked of the replica."""
+
+    def _schedule_tick(self, machine: Machine, now: Instant) -> None:
+        if machine.member is not None:
+            due = machine.member.replica.next_wakeup(now)
+            if due < machine.tick_due:
+                machine.tick_due = due
+                self._push(max(self.t + 1, machine.real(due)), machine, machine.life, self._tick, due, None)
+
+    def set_clock(self, machine: Machine, ppm: int) -> None:
+        """Its clock runs at another rate from now on."""
+        machine.set_rate(ppm, self.t)
+        machine.tick_due = NO_TICK
+        if machine.replica is not None:
+            self._schedule_tick(machine, machine.now(self.t))
+
+    # Disk
+
+    def _write(self, machine: Machine, persist: ReplicaPersist) -> None:
+        """Writes that come while one is under way share the next one."""
+        if machine.leads_in is not None and persist.truncate_from is not None:
+            self.safety.leader_takes_back(machine.node, persist.truncate_from)
+        machine.to_write.append(persist)
+        if machine.writing is None:
+            self._begin_write(machine)
+
+    def _begin_write(self, machine: Machine) -> None:
+        machine.writing, machine.to_write = machine.to_write, []
+        self._push(
+            self.t + 1 + int(self._draw() * machine.write_ns), None, ANY_LIFE, self._wrote, machine, machine.life
+        )
+
+    def _wrote(self, machine: Machine, life: int) -> None:
+        """The disk completes it even while the process is stopped; the process hears of it later."""
+        if machine.life != life or machine.writing is None:
+            return
+        if machine.disk_stalls:
+            machine.write_waits = True
+            return
+        log = machine.disk.log
+        for persist in machine.writing:
+            machine.disk.write(persist)
+            if persist.entries:
+                self.safety.written(machine.node, log.term(LogIndex(persist.entries[0].index - 1)), persist.entries)
+        self._note(self.t, machine.node, "wrote", log.last_index)
+        ticket = machine.writing[-1].ticket
+        if machine.paused:
+            machine.waiting.append((self._persisted, ticket, None))
+        else:
+            self._take(machine, self._persisted, ticket, None)
+
+    def _persisted(self, machine: Machine, now: Instant, ticket: int, _: None) -> None:
+        if machine.member is None:
+            return
+        machine.writing = None
+        if machine.to_write:
+            self._begin_write(machine)
+        machine.member.replica.persisted(ticket, now)
+
+    def set_disk_stalls(self, node: NodeId, stalls: bool) -> None:
+        """No write completes until it is set back."""
+        machine = self.machines[node]
+        machine.disk_stalls = stalls
+        if not stalls and machine.write_waits:
+            machine.write_waits = False
+            self._push(self.t + 1, None, ANY_LIFE, self._wrote, machine, machine.life)
+
+    # Applying
+
+    def _committed(self, machine: Machine, entries: list[Entry]) -> None:
+        self.safety.handed_out(
+            machine.node,
+            entries,
+            [(other.node, other.leads_in, other.disk.log) for other in self.contract.leading.values() if other.leads_in],
+        )
+        if machine.member is not None:
+            machine.member.unapplied += entries
+            self._begin_apply(machine)
+
+    def _begin_apply(self, machine: Machine) -> None:
+        member = machine.member
+        if member is None or not member.unapplied or machine.applying or machine.apply_hangs:
+            return
+        machine.applying = True
+        count = 1 + int(self._draw() * len(member.unapplied))
+        self._push(
+            self.t + 1 + int(self._draw() * machine.apply_ns), machine, machine.life, self._apply_some, count, None
+        )
+
+    def _apply_some(self, machine: Machine, now: Instant, count: int, _: None) -> None:
+        if machine.member is None:
+            return
+        machine.applying = False
+        entries = machine.member.apply_some(count, now)
+        for entry in entries:
+            self.contract.reached(machine.node, entry.index, machine.member.digests[entry.index])
+        self._note(self.t, machine.node, What.APPLIES, entries[-1].index)
+        self._applied(machine, entries)
+        self._begin_apply(machine)
+
+    def _applied(self, machine: Machine, entries: Sequence[Entry]) -> None:
+        """The member's state has these now."""
+
+    def set_apply_hangs(self, node: NodeId, hangs: bool) -> None:
+        """Its apply makes no progress from the next batch on, though all else of it runs."""
+        self.machines[node].apply_hangs = hangs
+        self._begin_apply(self.machines[node])
+
+    # Snapshots
+
+    def _drain_snapshots(self, machine: Machine, ready: ReplicaReady) -> None:
+        life, later = machine.life, self.t + machine.write_ns
+        if ready.snapshot_chunk is not None:
+            self._push(later, machine, life, self._store_chunk, ready.snapshot_chunk, None)
+        if ready.snapshot_install is not None:
+            self._push(later, machine, life, self._install, ready.snapshot_install, None)
+        for peer in ready.snapshots_wanted:
+            self._push(self.t, machine, life, self._offer, peer, None)
+        for read in ready.snapshot_reads:
+            self._push(self.t, machine, life, self._read_chunk, read, None)
+
+    def _store_chunk(self, machine: Machine, now: Instant, chunk: IncomingChunk, _: None) -> None:
+        if machine.member is not None:
+            machine.member.store_chunk(chunk, now, self._snapshot_state)
+
+    def _install(self, machine: Machine, now: Instant, meta: SnapshotMeta, _: None) -> None:
+        """A driver installs only behind all writes and applies that it was given before."""
+        member = machine.member
+        if member is None:
+            return
+        if machine.applying or member.unapplied or machine.writing is not None:
+            self._push(self.t + MILLISECOND, machine, machine.life, self._install, meta, None)
+            return
+        if member.install_snapshot(meta, now):
+            self.safety.installed(machine.node, meta)
+            self.contract.reached(machine.node, machine.disk.state.index, machine.disk.state.digest)
+            self._note(self.t, machine.node, "installed a snapshot", meta.index)
+            self._state_replaced(machine)
+
+    def _state_replaced(self, machine: Machine) -> None:
+        """The member's state is a snapshot's."""
+
+    def _offer(self, machine: Machine, now: Instant, peer: NodeId, _: None) -> None:
+        if machine.member is not None:
+            machine.member.offer_snapshot(peer, now, size=SNAPSHOT_BYTES)
+
+    def _read_chunk(self, machine: Machine, now: Instant, read: SnapshotRead, _: None) -> None:
+        if machine.member is not None:
+            machine.member.read_snapshot(read, now, size=SNAPSHOT_BYTES)
+
+    def _snapshot_state(self, meta: SnapshotMeta) -> AppliedState | None:
+        for machine in self.machines.values():
+            if machine.member is not None and meta in machine.member.snapshots:
+                return machine.member.snapshots[meta]
+        return None
+
+    # Network
+
+    def _send_all(self, machine: Machine, messages: Sequence[tuple[NodeId, ReplicaMessage]]) -> None:
+        """What there is for one receiver travels together, as it does on a stream."""
+        if self.meddle is not None:
+            for receiver, message in messages:
+                further = self.meddle(machine.node, receiver, message)
+                if further is not None:
+                    self._send(machine, receiver, [message], further)
+            return
+        frames: dict[NodeId, list[ReplicaMessage]] = {}
+        for receiver, message in messages:
+            if receiver in frames:
+                frames[receiver].append(message)
+            else:
+                frames[receiver] = [message]
+        for receiver, frame in frames.items():
+            self._send(machine, receiver, frame, 0)
+
+    def _send(self, machine: Machine, receiver: NodeId, frame: Sequence[ReplicaMessage], further: int) -> None:
+        target = self.machines.get(receiver)
+        if target is None:
+            return
+        network, sent = self.network, (machine, machine.life, frame)
+        if network.loss or network.duplicate or network.slow_chance:
+            for delay in network.delays(self.rng):
+                self._push(self.t + delay + further, None, ANY_LIFE, self._arrive, target, sent)
+        else:
+            delay = network.delay_ns_min + int(self._draw() * network.delay_ns_spread)
+            self._push(self.t + delay + further, None, ANY_LIFE, self._arrive, target, sent)
+
+    def _arrive(self, target: Machine, sent: _Sent) -> None:
+        sender, life, frame = sent
+        network = self.network
+        if target.member is None or (network.cut and (sender.node, target.node) in network.cut):
+            return
+        if network.clogged and (sender.node, target.node) in network.clogged:
+            self._held.append((target, sent))
+            return
+        if target.greeted.get(sender.node) != life and (sender.life != life or not self.greet(sender, target)):
+            return  # On a new stream nothing comes before the hello.
+        if target.paused:
+            target.waiting.append((self._frame, sender.node, frame))
+            return
+        if self.stops_before_output is not None and self.stops_before_output(target, sender.node, frame[0]):
+            target.drain_waits = True
+        self._take(target, self._frame, sender.node, frame)
+        if target.drain_waits:
+            self.pause(target.node)
+
+    def release_held(self) -> None:
+        """What waited on links that are clogged no more arrives."""
+        held, self._held = self._held, []
+        for target, sent in held:
+            self._push(self.t, None, ANY_LIFE, self._arrive, target, sent)
+
+    def cut_off(self, node: NodeId, *, keep: Iterable[NodeId] = ()) -> None:
+        """Cuts all links of a node, both ways, except those with `keep`."""
+        others = set(self.machines) - {node, *keep}
+        self.network.cut |= {(node, other) for other in others} | {(other, node) for other in others}
+
+    # Questions
+
+    @property
+    def settled(self) -> LogIndex:
+        """The newest that any replica ever took for settled."""
+        return self.contract.settled
+
+    @property
+    def settled_at(self) -> list[tuple[int, LogIndex]]:
+        return self.contract.settled_at
+
+    def leader(self) -> Machine | None:
+        """The machine that leads in the highest term, of those that run."""
+        leading = [machine for machine in self.contract.leading.values() if machine.replica is not None]
+        return max(leading, key=lambda machine: machine.leads_in or 0, default=None)
+
+    def led_by(self, node: NodeId) -> bool:
+        replica = self.machines[node].replica
+        return replica is not None and replica.core.is_leader
+
+    def may_serve(self, node: NodeId) -> bool:
+        machine = self.machines[node]
+        return machine.replica is not None and machine.replica.may_serve(machine.now(self.t))
+
+    def propose(self, machine: Machine, commands: list[bytes]) -> LogIndex:
+        """At a member that runs. Raises as `Replica.propose` does."""
+        require(machine.replica is not None, "proposed at a member that doesn't run")
+        first: list[LogIndex] = []
+        self.feed(machine, lambda member, now: first.append(member.replica.propose(commands, now, machine.wall(self.t))))
+        return first[0]
+
+    def _role_changed(self, machine: Machine, term: Term | None) -> None:
+        if term is None:
+            self._note(self.t, machine.node, What.FOLLOWS)
+        else:
+            self._note(self.t, machine.node, What.LEADS, term)
+            self.safety.led(machine.node, term, machine.disk.log)
+
+
+def _call(event: Callable[[], None], _: None) -> None:
+    event()
+
+
+def _give(machine: Machine, now: Instant, give: Input, _: None) -> None:
+    if machine.member is not None:
+        give(machine.member, now)
