@@ -147,7 +147,7 @@ class _Drawing:
         self._offending = offending
         self._open: dict[tuple[str, SpanKind], Span] = {}
         self._calls: dict[tuple[str, int], Span] = {}
-        self._cuts: dict[str, Span] = {}
+        self._cuts: dict[str, list[Span]] = {}
 
     def add(self, record: Record) -> None:
         lane = self._lane(record)
@@ -219,14 +219,15 @@ class _Drawing:
     def _cut(self, lane: Lane, record: Record) -> None:
         span = Span(SpanKind.CUT, record.at_ns, None, in_words(record.detail))
         lane.spans.append(span)
-        self._cuts[span.text] = span
+        self._cuts.setdefault(span.text, []).append(span)
 
     def _heal(self, lane: Lane, record: Record) -> None:
         """The links it names, or all if it names none that are cut."""
         text = in_words(record.detail)
         healed = [text] if text in self._cuts else list(self._cuts)
         for name in healed:
-            self._cuts.pop(name).end_ns = record.at_ns
+            for span in self._cuts.pop(name):
+                span.end_ns = record.at_ns
 
     def _fault(self, lane: Lane, record: Record) -> None:
         """Its last detail is how long it lasts, if that is a number."""

@@ -16,6 +16,10 @@ from keycluster.simulations.timeline.page_parts import BODY_END, BODY_START, SCR
 ELEMENTS_MAX = 8_000
 POINTS = 16_000  # Of time's axis, to begin with: sixteen screens.
 POINTS_MIN = 250
+NEAR_PART = 60  # Of the run's time, before and after a finding: there
+NEAR_FINER = 64  # the resolution is so much finer.
+NEAR_FINDINGS = 3
+LETTER_PART = 220  # Of time's axis: so many letters fit side by side on a screen.
 CLIENT_LANES_MAX = 24  # Others have their calls in one lane.
 SUB_ROWS_MAX = 4
 TITLES_MAX = 8  # Of merged spans, in their details.
@@ -60,10 +64,11 @@ def draw_page(timeline: Timeline) -> str:
     """The whole file."""
     bands, height = _bands(timeline)
     points = POINTS
-    thinned = [_thinned(band.marks, timeline.ends_ns // points) for band in bands]
+    near = _near(timeline)
+    thinned = [_thinned(band.marks, timeline.ends_ns // points, near) for band in bands]
     while sum(map(len, thinned)) > ELEMENTS_MAX and points > POINTS_MIN:
         points //= 2
-        thinned = [_thinned(band.marks, timeline.ends_ns // points) for band in bands]
+        thinned = [_thinned(band.marks, timeline.ends_ns // points, near) for band in bands]
     names = "".join(
         f'<div class="name {band.css}" style="top:{band.top}px;height:{band.height}px">{escape(band.name)}</div>'
         for band in bands
@@ -191,11 +196,23 @@ def _moment_marks(lane: Lane, top: int, height: int) -> list[_Mark]:
     ]
 
 
-def _thinned(marks: Sequence[_Mark], point_ns: int) -> list[_Mark]:
+def _near(timeline: Timeline) -> list[tuple[int, int]]:
+    """Spans of time around what was found first, and around the calls that it is about."""
+    reach = timeline.ends_ns // NEAR_PART
+    found = timeline.offences[:NEAR_FINDINGS]
+    times = [offence.at_ns for offence in found]
+    numbers = {number for offence in found for number in offence.calls}
+    times += [s.start_ns for lane in timeline.lanes for s in lane.spans if s.offends and s.number in numbers]
+    return [(at_ns - reach, at_ns + reach) for at_ns in times]
+
+
+def _thinned(marks: Sequence[_Mark], everywhere_ns: int, near: Sequence[tuple[int, int]]) -> list[_Mark]:
     """Short ones of a kind in a row, less than a point apart, become one."""
     kept: list[_Mark] = []
     last: dict[tuple[str, int], _Mark] = {}
     for mark in marks:
+        is_near = any(start <= mark.start_ns <= end for start, end in near)
+        point_ns = everywhere_ns // NEAR_FINER if is_near else everywhere_ns
         before = last.get((mark.css, mark.top))
         is_short = mark.end_ns - mark.start_ns < point_ns
         if (
@@ -242,10 +259,10 @@ def _svg(timeline: Timeline, bands: Sequence[_Band], thinned: Sequence[Sequence[
         at_s = tick * timeline.ends_ns / TICKS / SECOND
         yield f'<text class="tick" x="{100 * tick / TICKS:.3f}%" y="14">{at_s:.2f} s</text>'
     yield "</g>"
-    yield from _shades(timeline, bands, percent)
     for marks in thinned:
         for mark in marks:
             yield _rectangle(mark, timeline.ends_ns, percent)
+    yield from _shades(timeline, bands, percent)
     for offence in timeline.offences:
         title = escape(f"{offence.checker}: {offence.message}\n{seconds(offence.at_ns)}")
         x = percent(offence.at_ns)
@@ -276,6 +293,7 @@ def _rectangle(mark: _Mark, ends_ns: int, percent: Callable[[int], str]) -> str:
         f'<rect class="{mark.css}" x="{x}" width="{width}" y="{mark.top}" height="{mark.height}">'
         f"<title>{escape(title)}</title></rect>"
     )
-    if mark.label and (mark.end_ns - mark.start_ns) * 50 >= ends_ns:
-        rectangle += f'<text class="label" x="{x}" dx="4" y="{mark.top + 11}">{escape(mark.label)}</text>'
+    if mark.label and (mark.end_ns - mark.start_ns) * LETTER_PART >= ends_ns * (len(mark.label) + 1):
+        css = "label" if mark.css.startswith("leads") else "label dark"
+        rectangle += f'<text class="{css}" x="{x}" dx="4" y="{mark.top + 11}">{escape(mark.label)}</text>'
     return rectangle

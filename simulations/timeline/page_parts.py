@@ -33,6 +33,7 @@ svg rect { stroke-width: 1; vector-effect: non-scaling-stroke; }
 svg rect:hover { stroke: var(--ink); }
 .tick { fill: var(--soft); font-size: 11px; }
 .label { fill: #fff; font-size: 10.5px; pointer-events: none; }
+.label.dark { fill: #1d2126; }
 .up { fill: var(--up); }
 .down { fill: var(--down); }
 .paused { fill: url(#hatch); stroke: var(--paused); }
@@ -48,7 +49,7 @@ svg rect:hover { stroke: var(--ink); }
 .call.failed { fill: var(--failed); stroke: var(--failed); }
 .call.unknown { fill: var(--unknown); stroke: var(--unknown); }
 .call.offends { fill: var(--bad); stroke: var(--bad); stroke-width: 3; }
-.moment { fill: var(--moment); stroke: var(--moment); }
+.moment { fill: var(--moment); stroke: var(--moment); opacity: .45; }
 .shade { fill: var(--shade); pointer-events: none; }
 .offence { stroke: var(--bad); stroke-width: 2; stroke-dasharray: 5 3; }
 #details { position: fixed; left: 0; right: 0; bottom: 0; min-height: 52px; max-height: 140px; overflow: auto;

@@ -21,6 +21,8 @@ ROWS_AT_START = 60
 ROWS_BEFORE, ROWS_AFTER = 260, 60  # The first finding.
 FEW = 30  # Records of one kind that are still worth rows of their own.
 
+OUTCOMES = ("ok", "refused", "failed", "unknown")  # In the order in which they are told.
+
 LEGEND = "█ leads and serves   ▓ leads   ┃ serves   │ up   ‖ paused   · down"
 _GLYPHS = {
     frozenset({SpanKind.LEADS, SpanKind.SERVES}): "█",
@@ -88,8 +90,11 @@ def _events(timeline: Timeline, nodes: list[Lane]) -> list[_Event]:
     kinds = Counter(moment.what for lane in timeline.lanes for moment in lane.moments)
     for lane in timeline.lanes:
         column = lane.name if lane in nodes else ("calls" if lane.kind is LaneKind.CLIENT else "faults")
+        turns = {span.start_ns for span in lane.spans if span.kind in (SpanKind.UP, SpanKind.DOWN)}
         for span in lane.spans:
             events += _of_span(lane, column, span)
+            if span.kind in _ENDS and span.end_ns in turns:
+                events[-1].text = ""  # That the process has ended says it.
         for moment in lane.moments:
             if kinds[moment.what] <= FEW:
                 events.append(_Event(moment.at_ns, column, f"{moment.what} {moment.text}".strip(), lane))
@@ -135,14 +140,23 @@ def _rows(timeline: Timeline, nodes: list[Lane]) -> list[_Row]:
             row = _Row(event.at_ns)
             rows.append(row)
             if calls and event.column is not None:
-                row.cells["calls"] = ", ".join(f"{count} {outcome}" for outcome, count in sorted(calls.items()))
-                calls.clear()
+                row.cells["calls"] = _counted(calls)
         row.states = {name: _glyph(kinds) for name, kinds in states.items()}
         if event.column is None:
             row.whole = event.text
         else:
             row.cells[event.column] = ", ".join(filter(None, [row.cells.get(event.column), event.text]))
+    if calls:
+        rows.append(_Row(timeline.ends_ns, {"calls": _counted(calls)}, rows[-1].states if rows else {}))
     return rows
+
+
+def _counted(calls: Counter[str]) -> str:
+    """Those since the row before; then they are counted anew."""
+    outcomes = [outcome for outcome in OUTCOMES if calls[outcome]] + sorted(calls.keys() - set(OUTCOMES))
+    text = ", ".join(f"{calls[outcome]} {outcome}" for outcome in outcomes)
+    calls.clear()
+    return text
 
 
 def _glyph(kinds: set[SpanKind]) -> str:
@@ -176,7 +190,7 @@ def _line(row: _Row, nodes: list[Lane], width: int) -> Iterator[str]:
         yield from textwrap.wrap(row.whole, WIDTH, initial_indent=at, subsequent_indent=" " * 14)
         return
     faults = textwrap.wrap(row.cells.get("faults", ""), SIDE_WIDTH - 2) or [""]
-    calls = textwrap.wrap(row.cells.get("calls", ""), SIDE_WIDTH) or [""]
+    calls = [row.cells.get("calls", "")]
     texts = [textwrap.wrap(row.cells.get(lane.name, ""), width - 3) or [""] for lane in nodes]
     for depth in range(max(map(len, [faults, calls, *texts]))):
         cells = (
