@@ -1,5 +1,6 @@
 """Many clients on a few keys, at a rate, until they are told to stop; and what is asked when all is quiet again."""
 
+import math
 import random
 from collections.abc import Sequence
 from functools import partial
@@ -35,41 +36,48 @@ class Workload:
         self.shared = Shared(plan, pool, record)
         self._seed = seed
         self._stops = trio.Event()
+        self._numbers: dict[str, int] = {}  # Of each client's last step: no two draw alike, whoever begins anew.
+
+    @property
+    def is_over(self) -> bool:
+        return self._stops.is_set()
 
     def stop(self) -> None:
         """No new steps; those under way end by themselves."""
         self._stops.set()
 
-    async def run_client(self, caller: Caller) -> None:
-        """Steps at this client's share of the rate, until `stop`; returns when all have ended. May be cancelled."""
-        plan = self.shared.plan
-        rng = random.Random(f"{self._seed}/arrivals/{caller.name}")
-        due = running = number = 0
+    async def run_client(self, caller: Caller, *, seconds: float = math.inf) -> None:
+        """Steps at this client's share of the rate, for `seconds` or until `stop`; returns when all have ended."""
+        plan, rng = self.shared.plan, self._rng(caller)
+        ends, due, running = trio.current_time() + seconds, 0, 0
 
-        async def step(number: int) -> None:
+        async def step(turn: Turn) -> None:
             nonlocal running
             running += 1
             try:
-                await self._step(caller, self.turn(caller, number))
+                await self._step(turn)
             finally:
                 running -= 1
 
         async with trio.open_nursery() as nursery:
-            while True:
+            while trio.current_time() < ends:
                 with trio.move_on_after(rng.expovariate(plan.rate_per_s / plan.clients)):
                     await self._stops.wait()
                     return
                 due = min(due + 1, caller.calls + BACKLOG_MAX)
                 if running < plan.in_flight_max and caller.calls < due:
-                    number += 1
-                    nursery.start_soon(step, number)
+                    nursery.start_soon(step, self.turn(caller))
 
-    def turn(self, caller: Caller, number: int | str) -> Turn:
-        """`number` is no other turn's of that client."""
-        return Turn(caller, self.shared, random.Random(f"{self._seed}/turn/{caller.name}/{number}"))
+    def turn(self, caller: Caller) -> Turn:
+        """The client's next one."""
+        return Turn(caller, self.shared, self._rng(caller))
 
-    async def _step(self, caller: Caller, turn: Turn) -> None:
-        pool, weights = self.shared.pool, self.shared.plan.weights
+    def _rng(self, caller: Caller) -> random.Random:
+        number = self._numbers[caller.name] = self._numbers.get(caller.name, 0) + 1
+        return random.Random(f"{self._seed}/turn/{caller.name}/{number}")
+
+    async def _step(self, turn: Turn) -> None:
+        pool, weights, caller = self.shared.pool, self.shared.plan.weights, turn.caller
         names, begun = list(weights), caller.calls
         for _ in range(PICKS_MAX):
             is_early = len(pool.keys) + pool.creating < min(KEYS_FIRST, self.shared.plan.keys_max)
@@ -82,7 +90,7 @@ class Workload:
 
     async def prove_alive(self, caller: Caller, *, seconds: float) -> bool:
         """Whether a key can be made and used within `seconds`."""
-        turn = self.turn(caller, f"alive-{caller.calls}")
+        turn = self.turn(caller)
         begun = trio.current_time()
         made = await turn.ask(wire.CreateKeyRequest(description="proof of life"), seconds=seconds)
         if not isinstance(made, wire.CreateKeyResponse):
@@ -93,7 +101,7 @@ class Workload:
 
     async def last_look(self, caller: Caller, *, nodes: Sequence[str], blobs_max: int) -> None:
         """Every key at every node, and ciphertexts from the whole run, spread over the nodes: for the checkers."""
-        turn = self.turn(caller, "last")
+        turn = self.turn(caller)
         for key in self.shared.pool.keys:
             describing = wire.DescribeKeyRequest(key_id=key.key_id)
             async with trio.open_nursery() as nursery:

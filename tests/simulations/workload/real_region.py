@@ -14,8 +14,8 @@ from keycluster.client.endpoints import Credentials, Endpoints, NodeAddress, spl
 from keycluster.client.key_client import KeyClient
 from keycluster.client.surroundings import REAL, Surroundings
 from keycluster.cluster.keys.records import AuthorityRecord, Table, authority_row, load
-from keycluster.node.pki import AuthorityName
 from keycluster.cluster.seams import DialError
+from keycluster.node.pki import AuthorityName
 from keycluster.simulations.workload.aws_door import AwsDoor
 from keycluster.simulations.workload.doors import Door, NativeDoor, request_ids
 from keycluster.simulations.workload.turns import Caller
