@@ -18,7 +18,7 @@ import random
 import shutil
 import tempfile
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -197,8 +197,17 @@ class CrashDisk:
         return unlock
 
     def mount(self) -> "MountedDisk":
-        """The disk for one process, until the next crash."""
+        """The disk for one process, until the next crash or `unmount`."""
         return MountedDisk(self)
+
+    def unmount(self) -> None:
+        """The process was killed: its open files are dead, what it wrote is still there."""
+        self._locks.clear()
+        self._crash_at = None
+        self._gone = False
+        self.epoch += 1
+        self.resume()
+        self._start()
 
     # Faults.
 
@@ -209,12 +218,7 @@ class CrashDisk:
         survivors = {path: file for path in sorted(names) if (file := self._survivor(path)) is not None}
         self._files = survivors
         self._durable_names = dict(survivors)
-        self._locks.clear()
-        self._crash_at = None
-        self._gone = False
-        self.epoch += 1
-        self.resume()
-        self._start()
+        self.unmount()
 
     def crash_after(self, operations: int) -> None:
         """The next `operations` go well, then all fail, until `crash` is called. The last one may or may not count."""
@@ -243,6 +247,10 @@ class CrashDisk:
             self._resumed.set()
             self._resumed = None
 
+    def bytes_used(self) -> int:
+        """Of all files."""
+        return sum(len(file.content) for file in self._files.values())
+
     def files(self) -> dict[Path, bytes]:
         """What readers would see now, by path."""
         return {path: bytes(file.content) for path, file in sorted(self._files.items())}
@@ -252,6 +260,13 @@ class CrashDisk:
         file = MemoryFile(bytearray(content), bytearray(content))
         self._files[path] = file
         self._durable_names[path] = file
+
+    def fill(self, files: Mapping[Path, bytes]) -> None:
+        """Puts these files there and no others; nobody may have the disk mounted."""
+        self._files.clear()
+        self._durable_names.clear()
+        for path, content in files.items():
+            self.put(path, content)
 
     def close(self) -> None:
         for vfs in self._vfses:
@@ -276,7 +291,7 @@ class CrashDisk:
         self._step()
         self.counts.writes += 1
         grows = offset + len(content) - len(file.content)
-        if self.bytes_max is not None and grows > 0 and self._bytes_used() + grows > self.bytes_max:
+        if self.bytes_max is not None and grows > 0 and self.bytes_used() + grows > self.bytes_max:
             self.counts.full += 1
             raise OSError(errno.ENOSPC, "No space left on device")
         file.write(offset, bytes(content))
@@ -344,9 +359,6 @@ class CrashDisk:
             self._gone = True
             self.on_gone()
             raise DiskGone("the disk is gone")
-
-    def _bytes_used(self) -> int:
-        return sum(len(file.content) for file in self._files.values())
 
     def _start(self) -> None:
         self._anchors.clear()

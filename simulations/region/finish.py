@@ -1,0 +1,154 @@
+"""A run's end: what must come back once the faults stop.
+
+*Liveness*, after TigerBeetle's: a random majority is healed and the rest is lost for good; all of the majority must
+serve within a bounded time, and a write must return. *Peace*: everything is healed, what operators had begun is
+finished, and all members must serve.
+
+Where members changed during the run there is peace first: a configuration that was on its way may need just those that
+would be lost, and no region survives that.
+"""
+
+import random
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import trio
+
+from keycluster.cluster.keys.records import MemberState
+from keycluster.cluster.types import NodeId
+from keycluster.cluster.wire.errors import KmsError
+from keycluster.node.joining import JoinFailed
+from keycluster.simulations.region.nemesis import Nemesis, names
+from keycluster.simulations.region.node import Excuse, NodeState, SimNode
+from keycluster.simulations.region.region import TOO_LATE, SimRegion
+
+LIVENESS_S_MAX: Final = 20.0
+"""An election takes a second or two, a lease one, a supervisor's restart one, a stalled stream two: with room."""
+PEACE_S_MAX: Final = 60.0
+"""Nodes that join may have to wait for an answer that was lost (`joining.ANSWER_SECONDS_MAX`)."""
+
+Prove = Callable[[], Awaitable[bool]]
+"""Whether a write returns."""
+
+
+async def demand_liveness(nemesis: Nemesis, rng: random.Random, *, prove: Prove) -> None:
+    """Failures go to the region's checks."""
+    region = nemesis.region
+    members = region.known_voters()
+    kept = [region.nodes[name] for name in sorted(rng.sample(members, len(members) // 2 + 1))]
+    rest = [node for node in region.nodes.values() if node not in kept and node.state is not NodeState.BROKEN]
+    for node in rest:
+        _lose(region, node, rng)
+    _heal(nemesis, kept)
+    nemesis.note("liveness", f"of {names(members)} only {names(kept)}")
+    with trio.move_on_after(LIVENESS_S_MAX):
+        await region.until(lambda: all(node.serves for node in kept))
+        if await prove():
+            return
+    region.checks.found("liveness", f"only {names(kept)} are left, and {_state_of(region)}")
+
+
+async def make_peace(nemesis: Nemesis, *, prove: Prove) -> None:
+    """Everything is healed and finished. Failures go to the region's checks."""
+    region = nemesis.region
+    region.frozen.clear()
+    _heal(nemesis, list(region.nodes.values()))
+    nemesis.note("peace", "everybody returns")
+    with trio.move_on_after(PEACE_S_MAX):
+        await _finish_joins(region)
+        await _finish_removals(region)
+        await region.until(lambda: not _unsettled(region))
+        if await prove():
+            return
+    region.checks.found(
+        "liveness", f"all is healed, and {_unsettled(region) or 'no write returns'}; {_state_of(region)}"
+    )
+
+
+def _lose(region: SimRegion, node: SimNode, rng: random.Random) -> None:
+    """For good: off, out of reach, or stopped where it stands."""
+    region.frozen.add(node.name)
+    way = rng.choice(("crash", "cut", "pause"))
+    if way == "crash" or node.state is not NodeState.UP:
+        node.crash("lost for good")
+    elif way == "pause":
+        node.pause()
+    else:
+        for other in region.nodes:
+            if other != node.name:
+                region.network.links.cut(node.name, other)
+                region.network.links.cut(other, node.name)
+
+
+def _heal(nemesis: Nemesis, nodes: list[SimNode]) -> None:
+    """What lasts is over already; this undoes what was to last for good, and starts who is down."""
+    region = nemesis.region
+    mended = {node.name for node in nodes}
+    for node in nodes:
+        for other in (*region.nodes, *nemesis.clients):
+            if other != node.name and (other in mended or other not in region.frozen):
+                region.network.links.heal(node.name, other)
+                region.network.links.heal(other, node.name)
+        node.resume()
+        node.disk.resume()
+        region.start_now(node)
+
+
+async def _finish_joins(region: SimRegion) -> None:
+    """With the same token, from the same folder: the region may have admitted them already."""
+    for node, token in list(region.unfinished.values()):
+        try:
+            await region.join_again(node, token)
+        except (JoinFailed, *TOO_LATE):
+            continue  # Refused; or it is among what `_unsettled` finds.
+
+
+async def _finish_removals(region: SimRegion) -> None:
+    """Of nodes whose removal may not have been recorded, and of those whose disks are not to be used again."""
+    rows = region.rows()
+    for name, row in sorted(rows.items()):
+        node = region.nodes.get(name)
+        is_broken = node is not None and node.state is NodeState.BROKEN
+        if row.state is not MemberState.REMOVING and (is_broken or name in region.asked_to_leave):
+            if node is not None:
+                node.excuses.add(Excuse.REMOVED)
+            region.removed.add(name)
+            try:
+                await region.operate("RemoveNode", node_id=name)
+            except KmsError:
+                region.removed.discard(name)
+            region.asked_to_leave.discard(name)
+
+
+def _unsettled(region: SimRegion) -> str:
+    """What is still to come; empty when all is as it shall be."""
+    rows = region.rows()
+    wrong = []
+    for name, row in sorted(rows.items()):
+        node = region.nodes.get(name)
+        if row.state is not MemberState.ACTIVE:
+            wrong.append(f"{name} is {row.state.value}")
+        elif node is None or not node.serves:
+            wrong.append(f"{name} doesn't serve")
+    wrong += [f"{node.name} was removed and runs on" for node in region.up() if node.name not in rows]
+    return ", ".join(wrong) if rows else "nobody knows any members"
+
+
+def _state_of(region: SimRegion) -> str:
+    return "; ".join(_line(region, name) for name in region.nodes)
+
+
+def _line(region: SimRegion, name: NodeId) -> str:
+    node = region.nodes[name]
+    running = node.running
+    if node.state is not NodeState.UP or running is None:
+        return f"{name} {node.state.value}"
+    core = running.replica.core
+    about = [
+        f"{name} {'leads' if core.is_leader else f'follows {core.leader}'} in term {core.term}",
+        "serves" if node.serves else "doesn't serve",
+        f"applied {running.replica.applied_index}, settled {running.replica.settled_index}, log {core.last_index}",
+    ]
+    if node.is_paused:
+        about.append("paused")
+    return ", ".join(about)

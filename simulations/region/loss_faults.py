@@ -1,0 +1,120 @@
+"""Faults by which a disk loses what it had: bit rot, and an old copy of it put back.
+
+A region of 2f + 1 voters outlives f lost disks, as long as the others have what is committed: so before the strike
+there is calm, in which all catch up, and after it nothing else happens until the node either serves or has refused to.
+"""
+
+import random
+from functools import partial
+
+import trio
+
+from keycluster.cluster.types import SECOND
+from keycluster.simulations.faults import Fault, FaultKind
+from keycluster.simulations.region.member_faults import VOTERS_MIN, replace
+from keycluster.simulations.region.nemesis import Nemesis, Strike
+from keycluster.simulations.region.node import Excuse, NodeState, SimNode
+
+CALM_S_MAX = 8.0
+CLEAR_S_MAX = 15.0
+
+
+def bit_rot(nemesis: Nemesis, fault: Fault, rng: random.Random) -> str | None:
+    node = nemesis.victim(rng)
+    if node is None or not _can_be_spared(nemesis, node):
+        return None
+    nemesis.in_background(partial(_rot, nemesis, node, rng, fault.for_ns))
+    return node.name
+
+
+def rolled_back(nemesis: Nemesis, fault: Fault, rng: random.Random) -> str | None:
+    """Somebody restores last night's image of the machine."""
+    node = nemesis.victim(rng)
+    if node is None or not _can_be_spared(nemesis, node):
+        return None
+    nemesis.in_background(partial(_roll_back, nemesis, node, rng, fault.for_ns))
+    return node.name
+
+
+async def _rot(nemesis: Nemesis, node: SimNode, rng: random.Random, down_ns: int) -> None:
+    if not await _calm(nemesis, node):
+        return
+    node.crash("crash before bit rot")
+    files = {path: content for path, content in node.disk.files().items() if content}
+    path = rng.choice(sorted(files))
+    offset = rng.randrange(len(files[path]))
+    node.disk.flip(path, offset, 1 << rng.randrange(8))
+    nemesis.note("bit-rot", f"{node.name}: {path.name} at {offset} of {len(files[path])}")
+    node.excuses.add(Excuse.ROTTEN)
+    await _until_clear(nemesis, node, down_ns)
+
+
+async def _roll_back(nemesis: Nemesis, node: SimNode, rng: random.Random, down_ns: int) -> None:
+    copy = node.disk.files()
+    lives = node.lives
+    await trio.sleep(rng.uniform(0.2, 4))
+    if node.lives != lives and rng.random() < 0.5:
+        copy = node.disk.files()  # Old copies of both lives, and of this one.
+        await trio.sleep(rng.uniform(0.2, 2))
+    if nemesis.is_over or node.state is not NodeState.UP or not await _calm(nemesis, node):
+        return
+    node.crash("crash before its roll-back")
+    node.disk.fill(copy)
+    nemesis.note("rolled-back", node.name)
+    node.excuses.add(Excuse.OLD_DISK)
+    await _until_clear(nemesis, node, down_ns)
+
+
+def _can_be_spared(nemesis: Nemesis, node: SimNode) -> bool:
+    """One at a time, of enough."""
+    members = nemesis.region.membership()
+    if nemesis.doubtful is not None or members is None or len(members.voters) < VOTERS_MIN:
+        return False
+    return all(
+        name in nemesis.region.nodes and nemesis.region.nodes[name].state is NodeState.UP for name in members.voters
+    )
+
+
+async def _calm(nemesis: Nemesis, node: SimNode) -> bool:
+    """Ends what lasts, lets nothing else begin, and waits until the node can be spared. False if that never came."""
+    if nemesis.doubtful is not None:
+        return False
+    nemesis.doubtful = node
+    nemesis.end_all()
+    with trio.move_on_after(CALM_S_MAX):
+        while not nemesis.is_over:
+            await nemesis.region.until(lambda: nemesis.is_over or _others_have_all(nemesis, node))
+            if not nemesis.is_over and _others_have_all(nemesis, node):
+                return True
+    nemesis.doubtful = None
+    return False
+
+
+def _others_have_all(nemesis: Nemesis, node: SimNode) -> bool:
+    """All voters run in one term and have at least what the node's disk has; nothing is being changed about members."""
+    region, running = nemesis.region, node.running
+    members = region.membership()
+    if running is None or members is None or members.is_joint:
+        return False
+    for name in members.voters:
+        other = region.nodes[name].running
+        if other is None or not region.nodes[name].serves or other.replica.core.membership != members:
+            return False
+        if other.replica.core.term != running.replica.core.term:
+            return False
+        if other.stores.log.last_index < running.stores.log.last_index:
+            return False
+    return True
+
+
+async def _until_clear(nemesis: Nemesis, node: SimNode, down_ns: int) -> None:
+    """It starts again; either it serves in the end, or it refuses to go on and is replaced."""
+    nemesis.start_after(node, down_ns)
+    with trio.move_on_after(CLEAR_S_MAX + down_ns / SECOND):
+        await nemesis.region.until(lambda: node.serves or node.state is NodeState.BROKEN)
+    nemesis.doubtful = None
+    if node.state is NodeState.BROKEN:
+        await replace(nemesis, node)
+
+
+LOSS_STRIKES: dict[FaultKind, Strike] = {FaultKind.BIT_ROT: bit_rot, FaultKind.ROLLED_BACK: rolled_back}

@@ -1,0 +1,110 @@
+"""What operators do in the midst of all that: members come, go and hand over (`nemesis.py` says how it is carried out).
+
+Node ids are never given twice. A join that found nobody is tried again at the peace with the same token and the same
+folder: the region may have admitted the node without the answer getting through.
+"""
+
+import random
+from functools import partial
+
+from keycluster.cluster.keys.records import MemberRole
+from keycluster.cluster.membership import wanted_voters
+from keycluster.cluster.wire.errors import KmsError
+from keycluster.node.joining import JoinFailed
+from keycluster.simulations.faults import Fault, FaultKind
+from keycluster.simulations.region.nemesis import Nemesis, Strike
+from keycluster.simulations.region.node import Excuse, SimNode
+from keycluster.simulations.region.region import TOO_LATE, az_name
+
+MEMBERS_MAX = 8
+VOTERS_MIN = 3  # Below that a region is not one that anybody would promise anything of.
+
+
+def add_voter(nemesis: Nemesis, fault: Fault, rng: random.Random) -> str | None:
+    return _add(nemesis, MemberRole.VOTER, rng)
+
+
+def add_learner(nemesis: Nemesis, fault: Fault, rng: random.Random) -> str | None:
+    return _add(nemesis, MemberRole.LEARNER, rng)
+
+
+def remove(nemesis: Nemesis, fault: Fault, rng: random.Random) -> str | None:
+    """A learner, or a voter that the region can spare; the leader among them."""
+    region = nemesis.region
+    rows = region.rows()
+    voters = wanted_voters(rows.values())
+    names = [name for name, row in sorted(rows.items()) if name not in region.removed and row.wanted is not None]
+    fit = [name for name in names if name in region.nodes and (name not in voters or len(voters) > VOTERS_MIN)]
+    if not fit:
+        return None
+    node = region.nodes[rng.choice(fit)]
+    nemesis.in_background(partial(take_out, nemesis, node))
+    return node.name
+
+
+def transfer(nemesis: Nemesis, fault: Fault, rng: random.Random) -> str | None:
+    leader = nemesis.region.leader()
+    running = leader.running if leader is not None else None
+    if leader is None or running is None:
+        return None
+    others = [voter for voter in running.replica.core.membership.voters if voter != leader.name]
+    if not others:
+        return None
+    target = rng.choice(others)
+
+    async def ask() -> None:
+        try:
+            await nemesis.region.ask(leader, "TransferLeadership", node_id=target)
+        except (KmsError, *TOO_LATE):
+            pass  # It leads no more, or the other one isn't up to it.
+
+    nemesis.in_background(ask)
+    return f"{leader.name} to {target}"
+
+
+async def take_out(nemesis: Nemesis, node: SimNode) -> None:
+    """Has it removed, if the region agrees and answers."""
+    region = nemesis.region
+    region.members_move = True
+    region.removed.add(node.name)
+    region.asked_to_leave.add(node.name)  # Until it is known: it may be under way whatever becomes of the asking.
+    node.excuses.add(Excuse.REMOVED)
+    try:
+        await region.operate("RemoveNode", node_id=node.name)
+    except KmsError:
+        region.removed.discard(node.name)  # The placement doesn't allow it now.
+    except TOO_LATE:
+        return
+    region.asked_to_leave.discard(node.name)
+
+
+async def replace(nemesis: Nemesis, node: SimNode) -> None:
+    """For a node that must not be started from its disk again."""
+    await take_out(nemesis, node)
+    if not nemesis.is_over:
+        await bring_in(nemesis, az=node.config.az, role=node.config.role)
+
+
+async def bring_in(nemesis: Nemesis, *, az: str, role: MemberRole) -> None:
+    """Has a new node join, if the region agrees and answers."""
+    try:
+        await nemesis.region.join(nemesis.region.new_name(), az=az, role=role)
+    except (JoinFailed, KmsError, *TOO_LATE):
+        pass  # Refused for its placement; or it waits for the peace.
+
+
+def _add(nemesis: Nemesis, role: MemberRole, rng: random.Random) -> str | None:
+    region = nemesis.region
+    if len(region.rows()) + len(region.unfinished) >= MEMBERS_MAX:
+        return None
+    az = az_name(rng.randrange(region.azs))
+    nemesis.in_background(partial(bring_in, nemesis, az=az, role=role))
+    return f"a {role.value} in {az}"
+
+
+MEMBER_STRIKES: dict[FaultKind, Strike] = {
+    FaultKind.ADD_VOTER: add_voter,
+    FaultKind.ADD_LEARNER: add_learner,
+    FaultKind.REMOVE: remove,
+    FaultKind.TRANSFER: transfer,
+}

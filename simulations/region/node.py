@@ -1,0 +1,351 @@
+"""One simulated node: the product's own `Node`, with everything that the world hands it simulated.
+
+A *life* is one process of it, from a start to its end: by a crash, by being told to stop, or by itself. What it ends
+by itself is judged here: after bit rot a node should refuse its disk, without a fault it never should.
+
+A crash comes in this order: the network first, so that nothing that is done from now on is heard; then the disk, which
+loses or tears what wasn't synced; then the process. What its tasks still do while they unwind reaches neither.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import partial
+from typing import Protocol
+
+import trio
+
+from keycluster.cluster.keys.commands import Outcome
+from keycluster.cluster.raft.messages import Entry
+from keycluster.cluster.seams import World
+from keycluster.cluster.store.errors import StoreDamaged, StoreFailed
+from keycluster.cluster.types import NodeId
+from keycluster.cluster.witness import RolledBack
+from keycluster.node.actors import describe
+from keycluster.node.config import NodeConfig
+from keycluster.node.hardening import Hardening
+from keycluster.node.making import lock_data
+from keycluster.node.peer_link import SPOKEN
+from keycluster.node.peers import RemovedFromRegion
+from keycluster.node.raft_driver import DEFAULT_RETENTION, Touched
+from keycluster.node.run import Node, open_stores
+from keycluster.node.seal_source import open_seal
+from keycluster.node.sealing import SealError, open_secrets
+from keycluster.simulations.disk import CrashDisk
+from keycluster.simulations.region.clock import SimClock
+from keycluster.simulations.region.entropy import SimEntropy
+from keycluster.simulations.region.network import SimNetwork
+from keycluster.simulations.region.process import Process
+from keycluster.simulations.region.wire import Wire
+
+
+class NodeState(StrEnum):
+    DOWN = "down"
+    UP = "up"
+    BROKEN = "broken"  # Its disk is not to be started again: the node is replaced.
+
+
+class Excuse(StrEnum):
+    """What was done to a node that it may end by."""
+
+    DISK_FAILS = "its disk fails"
+    ROTTEN = "bytes of its files changed"
+    OLD_DISK = "its disk is an old copy"
+    NO_SEAL = "its seal is away"
+    REMOVED = "it is removed"
+
+
+_EXCUSES: tuple[tuple[type[Exception], frozenset[Excuse]], ...] = (
+    (StoreFailed, frozenset({Excuse.DISK_FAILS, Excuse.ROTTEN})),
+    (StoreDamaged, frozenset({Excuse.ROTTEN, Excuse.OLD_DISK})),
+    (RolledBack, frozenset({Excuse.ROTTEN, Excuse.OLD_DISK})),
+    (SealError, frozenset({Excuse.NO_SEAL, Excuse.ROTTEN})),
+    (RemovedFromRegion, frozenset({Excuse.REMOVED})),
+    (OSError, frozenset({Excuse.DISK_FAILS})),
+)
+"""What each ending may come of. One that isn't here is a finding whatever was done before."""
+
+_BREAKS = (StoreDamaged, RolledBack, RemovedFromRegion)
+"""Whoever ended by these must not be started from the same disk."""
+
+_BREAKS_ROTTEN = (StoreFailed, SealError)
+"""These go by themselves (a full disk, a key file that is away), but for a node with changed bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """What a node ended by itself by."""
+
+    text: str
+    excused: bool
+    broken: bool
+
+
+class NodeWatch(Protocol):
+    """Who is told what happens in a node, within the same step of the event loop."""
+
+    def started(self, node: "SimNode") -> None: ...
+
+    def moved(self, node: "SimNode", entries: Sequence[Entry], outcomes: Sequence[Outcome | None]) -> None:
+        """Entries were applied and are visible."""
+        ...
+
+    def replaced(self, node: "SimNode") -> None:
+        """A snapshot was installed."""
+        ...
+
+    def stepped(self, node: "SimNode") -> None: ...
+
+    def stopped(self, node: "SimNode", why: str) -> None:
+        """A crash, or told to."""
+        ...
+
+    def ended(self, node: "SimNode", ending: Ending) -> None:
+        """By itself."""
+        ...
+
+
+class WatchedNode(Node):
+    """The product's node, which tells of its steps."""
+
+    watch: NodeWatch
+    owner: "SimNode"
+
+    def state_moved(self, entries: Sequence[Entry], outcomes: Sequence[Outcome | None], touched: Touched) -> None:
+        super().state_moved(entries, outcomes, touched)
+        self.watch.moved(self.owner, entries, outcomes)
+
+    def state_replaced(self) -> None:
+        super().state_replaced()
+        self.watch.replaced(self.owner)
+
+    def stepped(self) -> None:
+        super().stepped()
+        self.watch.stepped(self.owner)
+
+
+@dataclass(slots=True, eq=False)
+class Life:
+    """One process of a node."""
+
+    number: int
+    process: Process
+    stop: trio.Event = field(default_factory=trio.Event)
+    gone: trio.Event = field(default_factory=trio.Event)
+    node: WatchedNode | None = None
+    """None until its folder is open."""
+    killed: bool = False
+
+
+class SimNode:
+    """A machine with its disk, its clock and at most one process."""
+
+    def __init__(
+        self,
+        config: NodeConfig,
+        *,
+        disk: CrashDisk,
+        clock: SimClock,
+        wire: Wire,
+        network: SimNetwork,
+        nursery: trio.Nursery,
+        watch: NodeWatch,
+        seed: str,
+    ) -> None:
+        self.config = config
+        self.name: NodeId = config.node
+        self.disk = disk
+        self.clock = clock
+        self.state = NodeState.DOWN
+        self.excuses: set[Excuse] = set()
+        self.versions = SPOKEN
+        self.retention = DEFAULT_RETENTION
+        self.life: Life | None = None
+        self.lives = 0
+        self._wire = wire
+        self._network = network
+        self._nursery = nursery
+        self._watch = watch
+        self._seed = seed
+        self._remains: list[trio.Event] = []  # One of each life whose tasks haven't all ended.
+
+    @property
+    def running(self) -> WatchedNode | None:
+        """The product's node while it is open; it may be about to end."""
+        return self.life.node if self.life is not None else None
+
+    @property
+    def serves(self) -> bool:
+        """Whether a request that came now might be answered from its state."""
+        running = self.running
+        return running is not None and running.replica.may_serve(self.clock.now())
+
+    @property
+    def is_paused(self) -> bool:
+        return self.life is not None and self.life.process.paused
+
+    def world(self, purpose: str) -> World:
+        """All seams, for what runs on this machine as one process. No two purposes have the same randomness."""
+        return World(
+            clock=self.clock,
+            entropy=SimEntropy(f"{self._seed}/{self.name}/{purpose}"),
+            disk=self.disk.mount(),
+            network=self._network.of(self.name),
+        )
+
+    def start(self) -> None:
+        """As a supervisor does: at once, without waiting for the node to be up. Not from within a node's own step."""
+        if self.state is not NodeState.DOWN:
+            return
+        if self.disk.bytes_max is None:
+            self.excuses.discard(Excuse.DISK_FAILS)
+        self._network.up(self.name)
+        self.lives += 1
+        life = Life(self.lives, Process(f"{self.name}/{self.lives}"))
+        self.life, self.state = life, NodeState.UP
+        self._remains.append(life.gone)
+        self._nursery.start_soon(self._live, life)
+
+    def stop(self) -> None:
+        """As a signal does. It goes on until its leases are over, or until somebody crashes it."""
+        if self.life is not None:
+            self.life.stop.set()
+
+    def crash(self, why: str = "crash") -> None:
+        """The machine is gone, here and now; it can be started again at once."""
+        self._network.down(self.name, machine=True)
+        self.disk.crash()
+        self._bury(why)
+
+    def kill(self, why: str = "kill") -> None:
+        """The process is gone, the machine goes on: what it wrote is there, synced or not."""
+        self._network.down(self.name)
+        self.disk.unmount()
+        self._bury(why)
+
+    def crash_at_write(self, operations: int, then: Callable[[], None]) -> None:
+        """The machine crashes in the midst of its disk's work, after so many operations more; then `then` is called."""
+        self.disk.on_gone = partial(self._lose_disk, then)
+        self.disk.crash_after(operations)
+
+    def _lose_disk(self, then: Callable[[], None]) -> None:
+        """Called from within the operation: what it was for comes to its end, unheard."""
+        self._network.down(self.name, machine=True)
+        if self.life is not None:
+            self.life.killed = True
+        self._wire.after(0, self.crash, "crash at a write")
+        self._wire.after(0, then)
+
+    def kill_life(self, life: Life) -> None:
+        """Kills it if it is that life's process which still runs."""
+        if self.life is life:
+            self.kill("it did not stop")
+
+    def pause(self) -> None:
+        if self.life is not None:
+            self.life.process.pause()
+
+    def resume(self) -> None:
+        if self.life is not None:
+            self.life.process.resume()
+
+    async def is_gone(self) -> None:
+        """Returns once nothing of any life of it is left: no task, no open file."""
+        while self._remains:
+            await self._remains[0].wait()
+
+    def _bury(self, why: str) -> None:
+        if self.life is not None:
+            life, self.life, self.state = self.life, None, NodeState.DOWN
+            life.killed = True
+            life.process.kill()
+            self._watch.stopped(self, why)
+
+    async def _live(self, life: Life) -> None:
+        failure: Exception | None = None
+        try:
+            await life.process.run(partial(self._run, life))
+        except Exception as error:  # noqa: BLE001  # What a node ends by is what is looked at.
+            failure = error
+        finally:
+            self._remains.remove(life.gone)
+            life.gone.set()
+        if life.killed:
+            return
+        self._network.down(self.name)
+        self.life, self.state = None, NodeState.DOWN
+        if failure is None:
+            self._watch.stopped(self, "stop")
+            return
+        ending = self._judge(failure)
+        if ending.broken:
+            self.state = NodeState.BROKEN
+        self._watch.ended(self, ending)
+
+    async def _run(self, life: Life) -> None:
+        world = self.world(f"life {life.number}")
+        node, close = await world.disk.run(partial(self._open, world))
+        try:
+            life.node = node
+            self._watch.started(self)
+            await node.run(life.stop)
+        finally:
+            close()
+
+    def _open(self, world: World) -> tuple[WatchedNode, Callable[[], None]]:
+        """As `keycluster node` does it."""
+        config = self.config
+        unlock = lock_data(config.data, world.disk)
+        try:
+            seal = open_seal(config, disk=world.disk)
+            secrets = open_secrets(seal, region=config.region, node=config.node, data=config.data, disk=world.disk)
+            stores = open_stores(config, secrets, world=world)
+        except BaseException:
+            unlock()
+            raise
+
+        def close() -> None:
+            stores.log.close()
+            stores.state.close()
+            unlock()
+
+        try:
+            node = WatchedNode(
+                config,
+                world=world,
+                secrets=secrets,
+                stores=stores,
+                hardening=Hardening(swap_excluded=True),
+                peer_versions=self.versions,
+                retention=self.retention,
+            )
+        except BaseException:
+            close()
+            raise
+        node.watch, node.owner = self._watch, self
+        return node, close
+
+    def _judge(self, failure: Exception) -> Ending:
+        leaves = list(_leaves(failure))
+        return Ending(
+            text=describe(failure),
+            excused=all(self._is_excused(leaf) for leaf in leaves),
+            broken=any(isinstance(leaf, self._breaking()) for leaf in leaves),
+        )
+
+    def _breaking(self) -> tuple[type[Exception], ...]:
+        return (*_BREAKS, *_BREAKS_ROTTEN) if Excuse.ROTTEN in self.excuses else _BREAKS
+
+    def _is_excused(self, failure: BaseException) -> bool:
+        for kind, excuses in _EXCUSES:
+            if isinstance(failure, kind):
+                return bool(excuses & self.excuses)
+        return False
+
+
+def _leaves(failure: BaseException) -> Iterator[BaseException]:
+    if isinstance(failure, BaseExceptionGroup):
+        for inner in failure.exceptions:
+            yield from _leaves(inner)
+    else:
+        yield failure

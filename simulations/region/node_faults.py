@@ -1,0 +1,252 @@
+"""Faults of machines and processes: crashes, pauses, clocks, disks (`nemesis.py` says how they are carried out)."""
+
+import random
+from collections.abc import Callable
+from functools import partial
+
+from keycluster.cluster.types import SECOND
+from keycluster.node.peer_link import SPOKEN, PeerVersions
+from keycluster.node.raft_driver import LogRetention
+from keycluster.simulations.faults import Fault, FaultKind
+from keycluster.simulations.region.clock import DRIFT_PPM_MAX
+from keycluster.simulations.region.nemesis import Nemesis, Strike, names
+from keycluster.simulations.region.node import Excuse, SimNode
+
+STEPS_MAX = 600  # Of a process within which it crashes or stops: half a second's work.
+WRITES_MAX = 60  # Operations of a disk within which its machine crashes: some ten commits.
+SMALL_JUMP_NS_MAX = 8 * SECOND  # Below what a node says something about (security.md, 6).
+LARGE_JUMPS_NS = tuple(hours * 3_600 * SECOND for hours in (-24 * 400, -30, -1, 1, 30, 24 * 400))
+SLOW_S_MAX = 0.25
+FULL_BYTES_MAX = 64 * 1024  # So much still goes onto a disk that is about to be full.
+NO_LOG_KEPT = LogRetention(kept=0, kept_longest=0, slack=1)
+STOP_S_MAX = 20.0  # systemd's TimeoutStopSec, shortened: who hasn't stopped by then is killed.
+NEXT_VERSIONS = PeerVersions(SPOKEN.oldest, SPOKEN.newest + 1)
+"""Of the release after this one, which changes the protocol's number and nothing else."""
+
+
+def crash(nemesis: Nemesis, fault: Fault, rng: random.Random) -> str | None:
+    return _crash(nemesis, fault, nemesis.victim(rng))
+
+
+def crash_all(nemesis: Nemesis, fault: Fault, rng: random.Random) -> str | None:
+    """A power cut: all at the same instant; they come back one after the other."""
+    up = nemesis.region.up()
+    for node in up:
+        node.crash()
+        nemesis.start_after(node, int(fault.for_ns * rng.random()))
+    return names(up) or None
+
+
+def crash_at_step(nemesis: Nemesis, fault: Fault, rng: random.Random) -> str | None:
+    return _at_step(nemesis, rng, lambda node: _crash(nemesis, fault, node))
+
+
+def pause_before_output(nemesis: Nemesis, fault: Fault, rng: random.Random) -> str | None:
+    return _at_step(nemesis, rng, lambda node: _pause(nemesis, fault, node))
+
+
+def crash_at_write(nemesis: Nemesis, fault: Fault, rng: random.Random) -> str | None:
+    node = nemesis.victim(rng)
+    if node is None:
+        return None
+    operations = rng.randint(0, WRITES_MAX)
+    node.crash_at_write(operations, lambda: nemesis.start_after(node, fault.for_ns))
+    return f"{node.name} after {operations} operations"
+
+
+def restart(nemesis: Nemesis, fault: Fault, rng: random.Random) -> str | None:
+    node = nemesis.victim(rng)
+    if node is None:
+        return None
+    nemesis.in_background(partial(stop_and_start, nemesis, node, fault.for_ns))
+    return node.name
+
+
+def sealed_restart(nemesis: Nemesis, fault: Fault, rng: random.Random) -> str | None:
+    """The machine comes up, the key file is on a stick that somebody has in his pocket."""
+    node = nemesis.victim(rng)
+    if node is None or node.config.seal.path is None:
+        return None
+    path = node.config.seal.path
+    node.crash()
+    content = node.disk.files()[path]
+    node.disk.remove(path)
+    node.excuses.add(Excuse.NO_SEAL)
+
+    def bring_back() -> None:
+        node.disk.put(path, content)
+        node.excuses.discard(Excuse.NO_SEAL)
+        nemesis.region.start(node)
+
+    nemesis.region.start(node)
+    nemesis.lasts(fault, bring_back)
+    return node.name
+
+
+def upgrade(nemesis: Nemesis, fault: Fault, rng: random.Random) -> str | None:
+    """All nodes, one after the other, restart into the next release's protocol, or back into this one's."""
+    nodes = nemesis.region.up()
+    if not nodes:
+        return None
+    rng.shuffle(nodes)
+    versions = NEXT_VERSIONS if nodes[0].versions == SPOKEN else SPOKEN
+
+    async def roll() -> None:
+        for node in nodes:
+            if not nemesis.is_over and node.running is not None:
+                node.versions = versions
+                await stop_and_start(nemesis, node, fault.for_ns)
+
+    nemesis.in_background(roll)
+    return f"{names(nodes)} to {versions}"
+
+
+def pause(nemesis: Nemesis, fault: Fault, rng: random.Random) -> str | None:
+    return _pause(nemesis, fault, nemesis.victim(rng))
+
+
+def drift(nemesis: Nemesis, fault: Fault, rng: random.Random) -> str | None:
+    """Often to the edges of the bound, where a lease's reckoning has no room."""
+    nodes = nemesis.victims(rng, fault.strength)
+    for node in nodes:
+        edge = rng.choice((-DRIFT_PPM_MAX, DRIFT_PPM_MAX))
+        node.clock.set_rate(rng.choice((edge, edge, rng.randint(-DRIFT_PPM_MAX, DRIFT_PPM_MAX))))
+
+    def end() -> None:
+        for node in nodes:
+            node.clock.set_rate(0)
+
+    nemesis.lasts(fault, end)
+    return ", ".join(f"{node.name} {node.clock.ppm:+} ppm" for node in nodes) or None
+
+
+def wall_jump(nemesis: Nemesis, fault: Fault, rng: random.Random) -> str | None:
+    """Small ones at any number of machines, large ones at one machine at a time."""
+    is_large = fault.strength > 0.5 and nemesis.far_off is None
+    nodes = [node] if is_large and (node := nemesis.victim(rng)) is not None else nemesis.victims(rng, fault.strength)
+    jumps = [
+        rng.choice(LARGE_JUMPS_NS) if is_large else rng.randint(-SMALL_JUMP_NS_MAX, SMALL_JUMP_NS_MAX) for _ in nodes
+    ]
+    for node, jump in zip(nodes, jumps, strict=True):
+        node.clock.jump_wall(jump)
+    if is_large and nodes:
+        nemesis.far_off = nodes[0]
+
+    def end() -> None:
+        for node, jump in zip(nodes, jumps, strict=True):
+            node.clock.jump_wall(-jump)
+        if is_large:
+            nemesis.far_off = None
+
+    nemesis.lasts(fault, end)
+    return ", ".join(f"{node.name} {jump / SECOND:+.1f} s" for node, jump in zip(nodes, jumps, strict=True)) or None
+
+
+def disk_slow(nemesis: Nemesis, fault: Fault, rng: random.Random) -> str | None:
+    nodes = nemesis.victims(rng, rng.random())
+    usual = [node.disk.delay_s for node in nodes]
+    for node in nodes:
+        node.disk.delay_s = fault.strength * SLOW_S_MAX
+
+    def end() -> None:
+        for node, delay_s in zip(nodes, usual, strict=True):
+            node.disk.delay_s = delay_s
+
+    nemesis.lasts(fault, end)
+    return names(nodes) or None
+
+
+def disk_stall(nemesis: Nemesis, fault: Fault, rng: random.Random) -> str | None:
+    node = nemesis.victim(rng)
+    if node is None:
+        return None
+    node.disk.stall()
+    nemesis.lasts(fault, node.disk.resume)
+    return node.name
+
+
+def disk_full(nemesis: Nemesis, fault: Fault, rng: random.Random) -> str | None:
+    node = nemesis.victim(rng)
+    if node is None or node.disk.bytes_max is not None:
+        return None
+    node.disk.bytes_max = node.disk.bytes_used() + rng.randint(0, FULL_BYTES_MAX)
+    node.excuses.add(Excuse.DISK_FAILS)
+
+    def end() -> None:
+        node.disk.bytes_max = None
+        nemesis.region.start(node)
+
+    nemesis.lasts(fault, end)
+    return node.name
+
+
+def compact(nemesis: Nemesis, fault: Fault, rng: random.Random) -> str | None:
+    """With its next entry the node keeps no more of its log than the state needs; who lags gets a snapshot."""
+    nodes = [node for node in nemesis.victims(rng, fault.strength) if node.running is not None]
+    for node in nodes:
+        if node.running is not None:
+            node.running.driver.retention = NO_LOG_KEPT
+
+    def end() -> None:
+        for node in nodes:
+            if node.running is not None:
+                node.running.driver.retention = node.retention
+
+    nemesis.wire.after(SECOND, end)
+    return names(nodes) or None
+
+
+async def stop_and_start(nemesis: Nemesis, node: SimNode, down_ns: int) -> None:
+    """As a supervisor restarts it: told to stop, killed if it doesn't, started after a while."""
+    node.stop()
+    life = node.life
+    deadline_ns = nemesis.wire.now_ns + round(STOP_S_MAX * SECOND)
+    if life is not None:
+        nemesis.wire.at(deadline_ns, node.kill_life, life)
+        await life.gone.wait()
+    nemesis.start_after(node, down_ns)
+
+
+def _crash(nemesis: Nemesis, fault: Fault, node: SimNode | None) -> str | None:
+    if node is None:
+        return None
+    node.crash()
+    nemesis.start_after(node, fault.for_ns)
+    return node.name
+
+
+def _pause(nemesis: Nemesis, fault: Fault, node: SimNode | None) -> str | None:
+    if node is None or node.is_paused:
+        return None
+    node.pause()
+    nemesis.lasts(fault, node.resume)
+    return node.name
+
+
+def _at_step(nemesis: Nemesis, rng: random.Random, act: Callable[[SimNode], object]) -> str | None:
+    node = nemesis.victim(rng)
+    if node is None or node.life is None:
+        return None
+    steps = rng.randint(1, STEPS_MAX)
+    process = node.life.process
+    process.at_step(process.steps + steps, lambda: None if nemesis.is_over else act(node))
+    return f"{node.name} after {steps} steps"
+
+
+NODE_STRIKES: dict[FaultKind, Strike] = {
+    FaultKind.CRASH: crash,
+    FaultKind.CRASH_ALL: crash_all,
+    FaultKind.CRASH_AT_STEP: crash_at_step,
+    FaultKind.CRASH_AT_WRITE: crash_at_write,
+    FaultKind.RESTART: restart,
+    FaultKind.SEALED_RESTART: sealed_restart,
+    FaultKind.UPGRADE: upgrade,
+    FaultKind.PAUSE: pause,
+    FaultKind.PAUSE_BEFORE_OUTPUT: pause_before_output,
+    FaultKind.DRIFT: drift,
+    FaultKind.WALL_JUMP: wall_jump,
+    FaultKind.DISK_SLOW: disk_slow,
+    FaultKind.DISK_STALL: disk_stall,
+    FaultKind.DISK_FULL: disk_full,
+    FaultKind.COMPACT: compact,
+}

@@ -1,0 +1,167 @@
+"""What must hold inside a region at each step of a node, whatever its clients see.
+
+- At most one leader in a term (Raft, figure 3: election safety).
+- Nodes apply the same entries at the same index, in all of their lives, and have the same digest there (state machine
+  safety; security.md, 5).
+- Contract 2 from the inside: whatever is settled is applied by every node that may serve (rules L3 to L6). It can only
+  break when the settled index rises, or in a step of the node that serves too early: so it is looked at then.
+- No node ends by itself without an excuse, no actor is restarted, nothing is logged as an error.
+"""
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+
+from keycluster.cluster.keys.commands import Outcome
+from keycluster.cluster.raft.messages import Entry
+from keycluster.cluster.types import LogIndex, NodeId, Term
+from keycluster.simulations.region.node import Ending, NodeState, SimNode
+from keycluster.simulations.runs import Failure
+from keycluster.simulations.trace import Trace, What
+
+FAILURES_MAX = 20  # A run that goes wrong goes wrong again and again.
+HASH_BYTES = 8
+
+_LEADERS, _ENTRIES, _DIGESTS = "leaders", "entries", "digests"
+_SETTLED, _ENDINGS, _LOG = "settled", "endings", "log"
+
+
+class StateChecks:
+    """A region's `NodeWatch`: checks, and notes in the trace."""
+
+    def __init__(self, nodes: Mapping[NodeId, SimNode], *, now_ns: Callable[[], int], trace: Trace) -> None:
+        """`nodes` is looked at live: nodes come and go."""
+        self.failures: list[Failure] = []
+        self.settled = LogIndex(0)
+        self.leaders: dict[Term, NodeId] = {}
+        self.on_move: Callable[[], None] = _nothing
+        """Called after each step of any node."""
+        self.on_end: Callable[[SimNode], None] = _no_matter
+        """Called when a node has ended by itself."""
+        self._nodes = nodes
+        self._now_ns = now_ns
+        self._trace = trace
+        self._entries: dict[LogIndex, tuple[Term, int, bytes]] = {}
+        self._digests: dict[LogIndex, bytes] = {}
+        self._leads: dict[NodeId, Term] = {}
+        self._serves: set[NodeId] = set()
+
+    @property
+    def applied(self) -> LogIndex:
+        """The newest entry that any node has applied."""
+        return max(self._entries, default=LogIndex(0))
+
+    def found(self, checker: str, message: str) -> None:
+        """Something is wrong."""
+        self._trace.note(self._now_ns(), "checks", What.OFFENCE, checker, message)
+        if len(self.failures) < FAILURES_MAX:
+            self.failures.append(Failure(checker, message, self._now_ns()))
+
+    # As NodeWatch
+
+    def started(self, node: SimNode) -> None:
+        self._note(node, What.STARTS, node.lives)
+        self._look_at_state(node)
+
+    def moved(self, node: SimNode, entries: Sequence[Entry], outcomes: Sequence[Outcome | None]) -> None:
+        del outcomes
+        for entry in entries:
+            fact = (entry.term, int(entry.kind), hashlib.sha256(entry.payload).digest()[:HASH_BYTES])
+            known = self._entries.setdefault(entry.index, fact)
+            if known != fact:
+                self.found(_ENTRIES, f"{node.name} applied {fact[:2]} at {entry.index}, another node {known[:2]}")
+            self._look_at_digest(node, entry.index)
+        if entries:
+            last = entries[-1]
+            self._note(node, What.APPLIES, last.index, last.term, self._entries[last.index][2])
+
+    def replaced(self, node: SimNode) -> None:
+        self._look_at_state(node)
+        running = node.running
+        self._note(node, "snapshot", running.stores.state.view.applied_index if running is not None else None)
+
+    def stepped(self, node: SimNode) -> None:
+        running = node.running
+        if running is None:
+            return
+        replica = running.replica
+        core = replica.core
+        if core.is_leader:
+            if self._leads.get(node.name) != core.term:
+                self._look_at_leader(node, core.term)
+        elif node.name in self._leads:
+            del self._leads[node.name]
+            self._note(node, What.FOLLOWS, core.term)
+        if replica.settled_index > self.settled:
+            self.settled = replica.settled_index
+            self._trace.note(self._now_ns(), node.name, What.SETTLED, self.settled)
+            for other in self._nodes.values():
+                self._look_at_serving(other)
+        else:
+            self._look_at_serving(node)
+        self.on_move()
+
+    def stopped(self, node: SimNode, why: str) -> None:
+        self._note(node, What.CRASHES if why != "stop" else What.STOPS, why)
+        self._forget(node)
+        self.on_move()
+
+    def ended(self, node: SimNode, ending: Ending) -> None:
+        self._note(node, What.STOPS, ending.text)
+        self._forget(node)
+        if not ending.excused:
+            self.found(_ENDINGS, f"{node.name} ended by itself: {ending.text}")
+        self.on_end(node)
+        self.on_move()
+
+    # The parts
+
+    def _look_at_leader(self, node: SimNode, term: Term) -> None:
+        self._leads[node.name] = term
+        self._note(node, What.LEADS, term)
+        known = self.leaders.setdefault(term, node.name)
+        if known != node.name:
+            self.found(_LEADERS, f"term {term} has two leaders: {known} and {node.name}")
+
+    def _look_at_serving(self, node: SimNode) -> None:
+        running = node.running
+        if running is None or node.state is not NodeState.UP:
+            return
+        serves = running.replica.may_serve(node.clock.now())
+        if serves != (node.name in self._serves):
+            if serves:
+                self._serves.add(node.name)
+                self._note(node, What.SERVES)
+            else:
+                self._serves.discard(node.name)
+                self._note(node, What.SERVES_NOT)
+        applied = running.stores.state.view.applied_index
+        if serves and applied < self.settled:
+            self.found(_SETTLED, f"{node.name} serves at {applied}, and {self.settled} is settled")
+
+    def _look_at_state(self, node: SimNode) -> None:
+        running = node.running
+        if running is not None:
+            self._look_at_digest(node, running.stores.state.view.applied_index)
+
+    def _look_at_digest(self, node: SimNode, index: LogIndex) -> None:
+        running = node.running
+        digest = running.stores.state.digest_at(index) if running is not None else None
+        if digest is None:
+            return
+        if self._digests.setdefault(index, digest) != digest:
+            self.found(_DIGESTS, f"{node.name} has another state at {index} than another node")
+
+    def _forget(self, node: SimNode) -> None:
+        self._leads.pop(node.name, None)
+        self._serves.discard(node.name)
+
+    def _note(self, node: SimNode, what: str, *detail: int | str | bytes | None) -> None:
+        self._trace.note(self._now_ns(), node.name, what, *detail)
+
+
+def _nothing() -> None:
+    pass
+
+
+def _no_matter(_node: SimNode) -> None:
+    pass
