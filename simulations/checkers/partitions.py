@@ -24,6 +24,9 @@ from keycluster.simulations.checkers.references import alias_named, is_whole_lis
 
 BY_ITSELF = frozenset({"CompleteKeyDeletion", "RotateKeyAutomatically"})
 
+MISMATCH = "IdempotentParameterMismatchException"
+"""Certainly without effect: the request id was another request's."""
+
 
 def merge_repeats(calls: Iterable[Call]) -> list[Call]:
     """Calls with one request id as the one call that they are: from the first beginning to the first answer.
@@ -31,15 +34,17 @@ def merge_repeats(calls: Iterable[Call]) -> list[Call]:
     That they all have the same answer is for `idempotency.py` to say.
     """
     merged: list[Call] = []
-    by_request: dict[str, int] = {}
+    places: dict[str, int] = {}
     for call in sorted(calls, key=lambda call: call.began):
+        if call.code == MISMATCH:
+            continue
         if call.request_id is None:
             merged.append(call)
-        elif call.request_id not in by_request:
-            by_request[call.request_id] = len(merged)
+            continue
+        place = places.setdefault(f"{call.request_id} {call.operation} {call.arguments!r}", len(merged))
+        if place == len(merged):
             merged.append(call)
         else:
-            place = by_request[call.request_id]
             merged[place] = _joined(merged[place], call)
     return merged
 

@@ -4,7 +4,6 @@ One node is `dev` itself, two more joined through proxies that record all they p
 door, at the AWS door. The run's real secrets are then dug out with the seals and looked for in all of it.
 """
 
-import base64
 import os
 import resource
 import signal
@@ -34,26 +33,16 @@ from keycluster.cluster.keys.records import (
 from keycluster.cluster.keys.token import TokenMeta, open_backing_key, open_secret
 from keycluster.cluster.store.state import StateView
 from keycluster.cluster.wire.frames import session_key
+from keycluster.simulations.checkers.secrets import HALF_BYTES, forms
 from tests.region.capture import Tap
 from tests.region.dev_region import DevRegion, Ports, dev_region
 from tests.region.node_disk import NodeDisk
 from tests.region.steady_load import until_serves
 
-HALF_BYTES = 16  # Half a key found is a key found.
 ROWS_MAX = 1000
 PLAINTEXT = b"a plaintext that only its owner and the node may see"
 JOINED = ("n2", "n3")
 R = TypeVar("R", bound=Record)
-
-
-def forms(secret: bytes) -> list[bytes]:
-    """How it might be written: raw, hex, Base64 in both alphabets at any place in a longer text, Python's repr."""
-    found = [secret, secret.hex().encode(), secret.hex().upper().encode(), repr(secret)[2:-1].encode()]
-    for before in range(3):
-        whole = base64.b64encode(bytes(before) + secret + bytes(2))
-        part = whole[-(-before * 8 // 6) : (before + len(secret)) * 8 // 6]
-        found += [part, part.replace(b"+", b"-").replace(b"/", b"_")]
-    return list(dict.fromkeys(found))
 
 
 @dataclass

@@ -54,3 +54,9 @@ class Script:
 
     def lose(self, call: Call) -> Call:
         return self.end(call, unknown("DeadlineExceeded"))
+
+
+def described(key: str, *, KeyState: str = "Enabled", **members: Any) -> Members:  # noqa: N803  # AWS's name of it.
+    """A key's metadata, as far as checkers look."""
+    deletion = {"DeletionDate": 1.0} if KeyState == "PendingDeletion" else {}
+    return {"KeyId": key, "KeyState": KeyState, "Enabled": KeyState == "Enabled", **deletion, **members}
