@@ -4,6 +4,7 @@ One node is `dev` itself, two more joined through proxies that record all they p
 door, at the AWS door. The run's real secrets are then dug out with the seals and looked for in all of it.
 """
 
+import base64
 import os
 import resource
 import signal
