@@ -14,6 +14,8 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any, Self
 
+import msgspec
+
 from keycluster.cluster.types import MILLISECOND, SECOND
 
 PPM = 1_000_000
@@ -81,8 +83,8 @@ class Fault:
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Self:
-        """Raises `KeyError`, `TypeError` or `ValueError` for what isn't one."""
-        return cls(**{**value, "kind": FaultKind(value["kind"])})
+        """Raises `ValueError` for what isn't one."""
+        return msgspec.convert(value, cls)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Self
 
+import msgspec
+
 from keycluster.cluster.types import SECOND
 from keycluster.simulations.faults import Fault, FaultKind
 
@@ -76,12 +78,9 @@ class RunSpec:
             value: dict[str, Any] = json.loads(text)
             if value.pop("format") != FORMAT:
                 raise SpecMalformed("this replay file was written by another version of keycluster")
-            kinds, faults = value.pop("kinds"), value.pop("faults")
-            return cls(
-                **{**value, "simulator": Simulator(value["simulator"])},
-                kinds=None if kinds is None else tuple(FaultKind(kind) for kind in kinds),
-                faults=None if faults is None else tuple(Fault.from_json(fault) for fault in faults),
-            )
+            if value.keys() != set(cls.__slots__):
+                raise SpecMalformed(f"this is no replay file: it has {', '.join(sorted(value))}")
+            return msgspec.convert(value, cls)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             if isinstance(error, SpecMalformed):
                 raise

@@ -108,7 +108,8 @@ def make_timeline(report: SeedReport, records: Sequence[Record]) -> Timeline:
         drawing.add(record)
     drawing.end(ends_ns)
     order = list(LaneKind)
-    lanes = sorted(drawing.lanes.values(), key=lambda lane: (order.index(lane.kind), _natural(lane.name)))
+    lanes = [lane for lane in drawing.lanes.values() if lane.spans or lane.moments]
+    lanes.sort(key=lambda lane: (order.index(lane.kind), _natural(lane.name)))
     return Timeline(report, ends_ns, lanes, offences)
 
 
