@@ -10,6 +10,7 @@ from typing import Any
 
 from keycluster.cluster.replica import Replica, ReplicaPersist
 from keycluster.cluster.types import MILLISECOND, SECOND, ClusterTime, Instant, LogIndex, NodeId, Term, WallTime
+from keycluster.simulations.core.door import Door
 from keycluster.simulations.core.member import Disk, Member
 
 WALL_START = 1_800_000_000 * SECOND
@@ -48,6 +49,8 @@ class Machine:
     apply_hangs: bool = False
     applying: bool = False
 
+    door: Door | None = None  # Of this life, where callers come.
+
     # What checkers saw last, within this life.
     leads_in: Term | None = None
     serves: bool = False
@@ -83,7 +86,7 @@ class Machine:
     def lose_memory(self) -> None:
         """What a crash does."""
         self.life += 1
-        self.member = None
+        self.member = self.door = None
         self.paused = self.applying = self.drain_waits = self.write_waits = False
         self.waiting.clear()
         self.greeted.clear()

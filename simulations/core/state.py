@@ -15,16 +15,17 @@ from keycluster.cluster.types import ClusterTime, LogIndex, NodeId, Term
 
 STAMP_BYTES = 16
 
-_PUT = struct.Struct(">4sHIHQ")  # Mark, client, number, register, value.
-_PUT_MARK = b"put:"
+_CHANGE = struct.Struct(">4sHIHqq")  # Mark, client, number, register, expected, value.
+_MARK = b"set:"
+ANYTHING = -1  # As the expected value: a plain write. Registers begin with 0; clients write what is above.
 
-Session = tuple[int, int]
-"""A client's newest change that was made: its number, and the value that stood there before."""
+Session = tuple[int, bool]
+"""A client's newest change: its number, and whether it was made or found another value than it expected."""
 
 
-def encode_put(*, client: int, number: int, register: int, value: int) -> bytes:
-    """`number` rises with each change of a client: a repeat has the same."""
-    return _PUT.pack(_PUT_MARK, client, number, register, value)
+def encode_change(*, client: int, number: int, register: int, expected: int, value: int) -> bytes:
+    """`number` rises with each change of a client; a repeat has the same, and is made once."""
+    return _CHANGE.pack(_MARK, client, number, register, expected, value)
 
 
 def stamp(command: bytes, time: ClusterTime, running_ns: int) -> bytes:
@@ -102,11 +103,14 @@ class AppliedState:
     def _take_command(self, payload: bytes) -> None:
         self.time = ClusterTime(max(self.time, int.from_bytes(payload[:8], "big")))
         self.running_ns = max(self.running_ns, int.from_bytes(payload[8:STAMP_BYTES], "big"))
-        if len(payload) != STAMP_BYTES + _PUT.size or not payload.startswith(_PUT_MARK, STAMP_BYTES):
+        if len(payload) != STAMP_BYTES + _CHANGE.size or not payload.startswith(_MARK, STAMP_BYTES):
             return  # Scenarios write anything.
-        _, client, number, register, value = _PUT.unpack_from(payload, STAMP_BYTES)
-        if number > self.sessions.get(client, (0, 0))[0]:
-            self.sessions = {**self.sessions, client: (number, self.registers.get(register, 0))}
+        _, client, number, register, expected, value = _CHANGE.unpack_from(payload, STAMP_BYTES)
+        if number <= self.sessions.get(client, (0, False))[0]:
+            return
+        fits = expected in (ANYTHING, self.registers.get(register, 0))
+        self.sessions = {**self.sessions, client: (number, fits)}
+        if fits:
             self.registers = {**self.registers, register: value}
 
     @property

@@ -166,12 +166,12 @@ class World:
     # Time
 
     def at(self, t: int, event: Callable[[], None]) -> None:
-        self._push(t, None, ANY_LIFE, _call, event, None)
+        self.push(t, None, ANY_LIFE, _call, event, None)
 
     def after(self, ns: int, event: Callable[[], None]) -> None:
         self.at(self.t + ns, event)
 
-    def _push(self, t: int, machine: Machine | None, life: int, give: Callable[..., None], a: Any, b: Any) -> None:
+    def push(self, t: int, machine: Machine | None, life: int, give: Callable[..., None], a: Any, b: Any) -> None:
         self._events += 1
         heapq.heappush(self._heap, (t if t > self.t else self.t, self._events, machine, life, give, a, b))
 
@@ -275,7 +275,7 @@ class World:
             due = machine.member.replica.next_wakeup(now)
             if due < machine.tick_due:
                 machine.tick_due = due
-                self._push(max(self.t + 1, machine.real(due)), machine, machine.life, self._tick, due, None)
+                self.push(max(self.t + 1, machine.real(due)), machine, machine.life, self._tick, due, None)
 
     def set_clock(self, machine: Machine, ppm: int) -> None:
         """Its clock runs at another rate from now on."""
@@ -296,7 +296,7 @@ class World:
 
     def _begin_write(self, machine: Machine) -> None:
         machine.writing, machine.to_write = machine.to_write, []
-        self._push(
+        self.push(
             self.t + 1 + int(self._draw() * machine.write_ns), None, ANY_LIFE, self._wrote, machine, machine.life
         )
 
@@ -333,7 +333,7 @@ class World:
         machine.disk_stalls = stalls
         if not stalls and machine.write_waits:
             machine.write_waits = False
-            self._push(self.t + 1, None, ANY_LIFE, self._wrote, machine, machine.life)
+            self.push(self.t + 1, None, ANY_LIFE, self._wrote, machine, machine.life)
 
     # Applying
 
@@ -353,7 +353,7 @@ class World:
             return
         machine.applying = True
         count = 1 + int(self._draw() * len(member.unapplied))
-        self._push(
+        self.push(
             self.t + 1 + int(self._draw() * machine.apply_ns), machine, machine.life, self._apply_some, count, None
         )
 
@@ -381,13 +381,13 @@ class World:
     def _drain_snapshots(self, machine: Machine, ready: ReplicaReady) -> None:
         life, later = machine.life, self.t + machine.write_ns
         if ready.snapshot_chunk is not None:
-            self._push(later, machine, life, self._store_chunk, ready.snapshot_chunk, None)
+            self.push(later, machine, life, self._store_chunk, ready.snapshot_chunk, None)
         if ready.snapshot_install is not None:
-            self._push(later, machine, life, self._install, ready.snapshot_install, None)
+            self.push(later, machine, life, self._install, ready.snapshot_install, None)
         for peer in ready.snapshots_wanted:
-            self._push(self.t, machine, life, self._offer, peer, None)
+            self.push(self.t, machine, life, self._offer, peer, None)
         for read in ready.snapshot_reads:
-            self._push(self.t, machine, life, self._read_chunk, read, None)
+            self.push(self.t, machine, life, self._read_chunk, read, None)
 
     def _store_chunk(self, machine: Machine, now: Instant, chunk: IncomingChunk, _: None) -> None:
         if machine.member is not None:
@@ -399,7 +399,7 @@ class World:
         if member is None:
             return
         if machine.applying or member.unapplied or machine.writing is not None:
-            self._push(self.t + MILLISECOND, machine, machine.life, self._install, meta, None)
+            self.push(self.t + MILLISECOND, machine, machine.life, self._install, meta, None)
             return
         if member.install_snapshot(meta, now):
             self.safety.installed(machine.node, meta)
@@ -450,10 +450,10 @@ class World:
         network, sent = self.network, (machine, machine.life, frame)
         if network.loss or network.duplicate or network.slow_chance:
             for delay in network.delays(self.rng):
-                self._push(self.t + delay + further, None, ANY_LIFE, self._arrive, target, sent)
+                self.push(self.t + delay + further, None, ANY_LIFE, self._arrive, target, sent)
         else:
             delay = network.delay_ns_min + int(self._draw() * network.delay_ns_spread)
-            self._push(self.t + delay + further, None, ANY_LIFE, self._arrive, target, sent)
+            self.push(self.t + delay + further, None, ANY_LIFE, self._arrive, target, sent)
 
     def _arrive(self, target: Machine, sent: _Sent) -> None:
         sender, life, frame = sent
@@ -478,7 +478,7 @@ class World:
         """What waited on links that are clogged no more arrives."""
         held, self._held = self._held, []
         for target, sent in held:
-            self._push(self.t, None, ANY_LIFE, self._arrive, target, sent)
+            self.push(self.t, None, ANY_LIFE, self._arrive, target, sent)
 
     def cut_off(self, node: NodeId, *, keep: Iterable[NodeId] = ()) -> None:
         """Cuts all links of a node, both ways, except those with `keep`."""
