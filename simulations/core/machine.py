@@ -3,9 +3,11 @@
 All instants of the world are real nanoseconds; `now` turns one into the machine's monotonic clock.
 """
 
+import random
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any
 
 from keycluster.cluster.replica import Replica, ReplicaPersist
@@ -21,6 +23,28 @@ Give = Callable[["Machine", Instant, Any, Any], None]
 """An input to a machine's process: (machine, its clock, two values that belong to the input)."""
 
 
+class TrapKind(Enum):
+    CRASH_AT_STEP = "crash at a step"
+    CRASH_AT_WRITE = "crash at a write"
+    PAUSE_BEFORE_OUTPUT = "pause before output"
+
+
+@dataclass(slots=True, eq=False)
+class Trap:
+    """A fault that waits for a step of the machine, or for a write of its disk."""
+
+    what: TrapKind
+    steps_left: int
+    rng: random.Random
+    then: Callable[[], None]
+    """Called when it has sprung."""
+
+    def springs(self) -> bool:
+        """Another step."""
+        self.steps_left -= 1
+        return self.steps_left < 0
+
+
 @dataclass(slots=True, eq=False)
 class Machine:
     """`member` is None while it is down."""
@@ -31,12 +55,14 @@ class Machine:
     clock_ppm: int
     az: str = ""
     wall_offset_ns: int = 0
+    wall_offset_founded_ns: int = 0  # To which its wall clock is put right.
     member: Member | None = None
     life: int = 0  # Events of an earlier life are void.
     greeted: dict[NodeId, int] = field(default_factory=dict)  # Whose hello this life has had, and of which life.
 
     paused: bool = False
     waiting: deque[tuple[Give, Any, Any]] = field(default_factory=deque)  # Inputs that came during a pause.
+    trap: Trap | None = None
     drain_waits: bool = False  # The pause fell between an input and its outputs.
     tick_due: Instant = NO_TICK  # By its own clock.
 
@@ -86,7 +112,7 @@ class Machine:
     def lose_memory(self) -> None:
         """What a crash does."""
         self.life += 1
-        self.member = self.door = None
+        self.member = self.door = self.trap = None
         self.paused = self.applying = self.drain_waits = self.write_waits = False
         self.waiting.clear()
         self.greeted.clear()

@@ -21,7 +21,7 @@ from keycluster.cluster.replica import ReplicaConfig, ReplicaPersist, ReplicaRea
 from keycluster.cluster.types import MILLISECOND, SECOND, ClusterTime, Instant, LogIndex, NodeId, Term
 from keycluster.cluster.witness import RolledBack
 from keycluster.simulations.core.contract import Contract
-from keycluster.simulations.core.machine import NO_TICK, Give, Machine
+from keycluster.simulations.core.machine import NO_TICK, Give, Machine, Trap, TrapKind
 from keycluster.simulations.core.member import Disk, DurableLog, Member
 from keycluster.simulations.core.network import Network
 from keycluster.simulations.core.safety import RaftSafety
@@ -63,6 +63,7 @@ class World:
         self.steps = 0
         self.meddle: Meddle | None = None
         self.stops_before_output: Stops | None = None
+        self.on_rolled_back: Callable[[Machine, RolledBack], None] | None = None
         self.machines: dict[NodeId, Machine] = {}
         self.contract = Contract(self.machines)
         self.contract.on_role = self._role_changed
@@ -127,8 +128,10 @@ class World:
         return known.member is not None
 
     def _rolled_back(self, machine: Machine, noticed: RolledBack) -> None:
-        """The machine noticed that its disk is an old one. Here nobody puts one in."""
-        raise noticed
+        """The machine noticed that its disk is an old one."""
+        if self.on_rolled_back is None:
+            raise noticed
+        self.on_rolled_back(machine, noticed)
 
     def start_all(self) -> None:
         for node in list(self.machines):
@@ -211,12 +214,30 @@ class World:
             self._hand_on(machine, now)
 
     def _hand_on(self, machine: Machine, now: Instant) -> None:
+        trap = machine.trap
+        if trap is not None and trap.what is not TrapKind.CRASH_AT_WRITE and trap.springs():
+            self._spring(machine, trap, now)
+            return
         self._drain(machine, now)
         self.contract.stepped(machine, self.t, now)
         self._stepped(machine, now)
 
     def _stepped(self, machine: Machine, now: Instant) -> None:
         """After each input and what it led to."""
+
+    def _spring(self, machine: Machine, trap: Trap, now: Instant) -> None:
+        """The fault that waited for this input falls between it and what it leads to, or into the midst of that."""
+        machine.trap = None
+        if trap.what is TrapKind.PAUSE_BEFORE_OUTPUT:
+            machine.drain_waits = True
+            self.pause(machine.node)
+        elif machine.member is not None:
+            ready = machine.member.replica.ready()
+            self._send_all(machine, ready.messages[: trap.rng.randint(0, len(ready.messages))])
+            if ready.persist is not None and machine.writing is None and trap.rng.random() < 0.5:
+                self._write_now(machine, [ready.persist])
+            self.crash(machine.node)
+        trap.then()
 
     def feed(self, machine: Machine, give: Input) -> None:
         """One input of a scenario's own."""
@@ -307,17 +328,28 @@ class World:
         if machine.disk_stalls:
             machine.write_waits = True
             return
-        log = machine.disk.log
-        for persist in machine.writing:
-            machine.disk.write(persist)
-            if persist.entries:
-                self.safety.written(machine.node, log.term(LogIndex(persist.entries[0].index - 1)), persist.entries)
-        self._note(self.t, machine.node, "wrote", log.last_index)
+        trap = machine.trap
+        if trap is not None and trap.what is TrapKind.CRASH_AT_WRITE and trap.springs():
+            machine.trap = None
+            if trap.rng.random() < 0.5:
+                self._write_now(machine, machine.writing)
+            self.crash(machine.node)
+            trap.then()
+            return
+        self._write_now(machine, machine.writing)
         ticket = machine.writing[-1].ticket
         if machine.paused:
             machine.waiting.append((self._persisted, ticket, None))
         else:
             self._take(machine, self._persisted, ticket, None)
+
+    def _write_now(self, machine: Machine, persists: Sequence[ReplicaPersist]) -> None:
+        log = machine.disk.log
+        for persist in persists:
+            machine.disk.write(persist)
+            if persist.entries:
+                self.safety.written(machine.node, log.term(LogIndex(persist.entries[0].index - 1)), persist.entries)
+        self._note(self.t, machine.node, "wrote", log.last_index)
 
     def _persisted(self, machine: Machine, now: Instant, ticket: int, _: None) -> None:
         if machine.member is None:

@@ -1,0 +1,375 @@
+"""Carries out a schedule of faults: each is decided when it happens, by its own random numbers.
+
+Half of the faults seek the leader. A fault that finds nobody it could hit has no effect and isn't counted.
+"""
+
+import random
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import Final
+
+from keycluster.cluster.types import MILLISECOND, SECOND, NodeId
+from keycluster.simulations.core import changes, links
+from keycluster.simulations.core.machine import Machine, Trap, TrapKind
+from keycluster.simulations.core.member import Disk
+from keycluster.simulations.core.network import Link
+from keycluster.simulations.core.rollback import RollBacks
+from keycluster.simulations.core.served import ServedWorld
+from keycluster.simulations.faults import Fault, FaultKind
+from keycluster.simulations.trace import What
+
+SEEKS_LEADER = 0.5
+TRAP_STEPS_MAX = 40  # A node takes a hundred or so in a second.
+TRAP_WRITES_MAX = 5
+SLOWEST_WRITE_NS = 80 * MILLISECOND
+WALL_JUMP_NS_MAX = 200 * SECOND  # Beyond a minute a node refuses to serve.
+HAND_OVER_NS_MAX = 2 * SECOND  # As long as a node that is told to stop waits for another one to lead.
+
+Act = Callable[["Nemesis", Fault, random.Random], str | None]
+"""Begins a fault. Whom it hit, in words; None: nothing happened."""
+
+
+class Nemesis:
+    def __init__(self, world: ServedWorld, schedule: Sequence[Fault], *, drift_ppm: int) -> None:
+        self.counts = Counter[str]()
+        self._world = world
+        self._schedule = schedule
+        self._drift_ppm = drift_ppm
+        self._weather: dict[int, dict[str, float]] = {}
+        self._ended = False
+        self.rollbacks = RollBacks(world, self._restart_later)
+
+    def start(self) -> None:
+        for fault in self._schedule:
+            self._world.at(fault.at_ns, partial(self._begin, fault))
+
+    def end(self) -> None:
+        """Nothing of what it began goes on, and nothing begins."""
+        world = self._world
+        self._ended = True
+        self._weather.clear()
+        world.network.heal()
+        world.release_held()
+        for node, machine in world.machines.items():
+            machine.trap = None
+            machine.apply_ns = machine.write_ns = MILLISECOND
+            machine.wall_offset_ns = machine.wall_offset_founded_ns
+            world.set_disk_stalls(node, False)
+            world.set_apply_hangs(node, False)
+        self.rollbacks.end()
+
+    def _begin(self, fault: Fault) -> None:
+        if self._ended:
+            return
+        whom = ACTS[fault.kind](self, fault, fault.rng())
+        if whom is not None:
+            self._world.trace.note(self._world.t, "nemesis", What.FAULT, fault.kind.value, whom, fault.for_ns)
+            if fault.kind not in SPRINGS_LATER:
+                self.counts[fault.kind.value] += 1
+
+    def _later(self, ns: int, act: Callable[[], None]) -> None:
+        self._world.after(ns, partial(self._unless_ended, act))
+
+    def _unless_ended(self, act: Callable[[], None]) -> None:
+        if not self._ended:
+            act()
+
+    # Whom
+
+    def _running(self) -> list[Machine]:
+        return [machine for machine in self._world.machines.values() if machine.replica is not None]
+
+    def _victim(self, rng: random.Random) -> Machine | None:
+        """Of those that run."""
+        leader = self._world.leader()
+        if leader is not None and rng.random() < SEEKS_LEADER:
+            return leader
+        running = self._running()
+        return rng.choice(running) if running else None
+
+    def _restart_later(self, node: NodeId, ns: int) -> None:
+        self._later(ns, partial(self._start, node))
+
+    def _start(self, node: NodeId) -> None:
+        if not self.rollbacks.keeps_out(node):
+            self._world.start(node)
+
+    # Network
+
+    def _loss(self, fault: Fault, rng: random.Random) -> str:
+        return self._change_weather(fault, loss=0.01 + 0.4 * fault.strength**2)
+
+    def _delay(self, fault: Fault, rng: random.Random) -> str:
+        longest = rng.choice([20, 100, 400, 1_500]) * MILLISECOND
+        return self._change_weather(fault, slow_chance=0.01 + 0.2 * fault.strength, slow_ns_max=longest)
+
+    def _duplicate(self, fault: Fault, rng: random.Random) -> str:
+        return self._change_weather(fault, duplicate=0.02 + 0.5 * fault.strength)
+
+    def _reorder(self, fault: Fault, rng: random.Random) -> str:
+        return self._change_weather(fault, slow_chance=0.5, slow_ns_max=(2 + 60 * fault.strength) * MILLISECOND)
+
+    def _change_weather(self, fault: Fault, **weather: float) -> str:
+        self._weather[fault.number] = weather
+        self._set_weather()
+        self._later(fault.for_ns, partial(self._clear_weather, fault.number))
+        return " ".join(f"{name} {value:.3g}" for name, value in weather.items())
+
+    def _clear_weather(self, number: int) -> None:
+        del self._weather[number]
+        self._set_weather()
+
+    def _set_weather(self) -> None:
+        def worst(name: str) -> float:
+            return max((weather.get(name, 0.0) for weather in self._weather.values()), default=0.0)
+
+        network = self._world.network
+        network.loss, network.duplicate = worst("loss"), worst("duplicate")
+        network.slow_chance, network.slow_ns_max = worst("slow_chance"), int(worst("slow_ns_max"))
+
+    def _reset(self, fault: Fault, rng: random.Random) -> str | None:
+        """Links break and come up again: a whole disk must never be taken for a rolled-back one."""
+        victim = self._victim(rng)
+        if victim is None:
+            return None
+        victim.greeted.clear()
+        for other in self._world.machines.values():
+            other.greeted.pop(victim.node, None)
+        return str(victim.node)
+
+    def _cut(
+        self,
+        draw: Callable[[ServedWorld, Machine | None, float, random.Random], set[Link]],
+        fault: Fault,
+        rng: random.Random,
+    ) -> str | None:
+        cut = draw(self._world, self._victim(rng), fault.strength, rng)
+        return self._cut_links(fault, cut) if cut else None
+
+    def _cut_links(self, fault: Fault, cut: Iterable[Link]) -> str:
+        text = links.describe(cut)
+        self._world.network.begin_cut(fault.number, cut)
+        self._world.trace.note(self._world.t, "network", What.CUT, text)
+        self._later(fault.for_ns, partial(self._heal, fault.number, text))
+        return text
+
+    def _heal(self, number: int, text: str) -> None:
+        for sender, receiver in sorted(self._world.network.end_cut(number)):
+            self._world.machines[receiver].greeted.pop(sender, None)  # A new stream begins with a hello.
+        self._world.trace.note(self._world.t, "network", What.HEALED, text)
+
+    def _clog(self, fault: Fault, rng: random.Random) -> str | None:
+        """Swizzled: links stop one by one, and go on one by one in another order."""
+        chosen = links.some_of_all(self._world, 0.2 + 0.8 * fault.strength, rng)
+        if not chosen:
+            return None
+        for place, link in enumerate(chosen):
+            self._later(fault.for_ns * place // (3 * len(chosen)), partial(self._stop_link, fault.number, link))
+        rng.shuffle(chosen)
+        for place, link in enumerate(chosen):
+            at = fault.for_ns * 2 // 3 + fault.for_ns * (place + 1) // (3 * len(chosen))
+            self._later(at, partial(self._free_link, fault.number, link))
+        return links.describe(chosen)
+
+    def _stop_link(self, number: int, link: Link) -> None:
+        self._world.network.begin_clog(number, [link])
+
+    def _free_link(self, number: int, link: Link) -> None:
+        if self._world.network.end_clog(number, link):
+            self._world.release_held()
+
+    # Processes
+
+    def _lose_az(self, fault: Fault, rng: random.Random) -> str | None:
+        victim = self._victim(rng)
+        if victim is None:
+            return None
+        gone = [node for node, machine in self._world.machines.items() if machine.az == victim.az]
+        if rng.random() < 0.5:
+            self._cut_links(fault, links.between(gone, [node for node in self._world.machines if node not in gone]))
+            return f"{victim.az} is cut off: {' '.join(gone)}"
+        for node in gone:
+            self._crash_for(node, fault.for_ns)
+        return f"{victim.az} crashes: {' '.join(gone)}"
+
+    def _crash(self, fault: Fault, rng: random.Random) -> str | None:
+        victim = self._victim(rng)
+        if victim is None:
+            return None
+        self._crash_for(victim.node, fault.for_ns)
+        return str(victim.node)
+
+    def _crash_for(self, node: NodeId, ns: int) -> None:
+        self._world.crash(node)
+        self._restart_later(node, ns)
+
+    def _crash_all(self, fault: Fault, rng: random.Random) -> str | None:
+        crashed = list(self._world.machines)
+        for node in crashed:
+            self._crash_for(node, rng.randint(1, max(1, fault.for_ns)))
+        return "all"
+
+    def _trap(self, what: TrapKind, fault: Fault, rng: random.Random) -> str | None:
+        victim = self._victim(rng)
+        if victim is None or victim.trap is not None:
+            return None
+        steps = rng.randint(0, TRAP_WRITES_MAX if what is TrapKind.CRASH_AT_WRITE else TRAP_STEPS_MAX)
+        victim.trap = Trap(what, steps, rng, partial(self._sprung, what, fault, victim.node))
+        return str(victim.node)
+
+    def _sprung(self, what: TrapKind, fault: Fault, node: NodeId) -> None:
+        self.counts[fault.kind.value] += 1
+        if what is TrapKind.PAUSE_BEFORE_OUTPUT:
+            self._later(fault.for_ns, partial(self._world.resume, node))
+        else:
+            self._restart_later(node, fault.for_ns)
+
+    def _restart(self, fault: Fault, rng: random.Random) -> str | None:
+        """As by SIGTERM: a leader hands over first, and waits for another one to lead."""
+        victim = self._victim(rng)
+        if victim is None:
+            return None
+        if not changes.hand_over(self._world, victim):
+            self._stop(victim, victim.life, fault.for_ns)
+        else:
+            self._stop_when_led(victim, victim.life, fault.for_ns, self._world.t + HAND_OVER_NS_MAX)
+        return str(victim.node)
+
+    def _stop_when_led(self, machine: Machine, life: int, ns: int, deadline: int) -> None:
+        replica = machine.replica
+        waits = replica is None or replica.core.leader in (None, machine.node)
+        if machine.life == life and waits and self._world.t < deadline:
+            self._later(10 * MILLISECOND, partial(self._stop_when_led, machine, life, ns, deadline))
+        else:
+            self._stop(machine, life, ns)
+
+    def _stop(self, machine: Machine, life: int, ns: int) -> None:
+        if machine.life == life:
+            self._crash_for(machine.node, ns)
+
+    def _pause(self, fault: Fault, rng: random.Random) -> str | None:
+        victim = self._victim(rng)
+        if victim is None:
+            return None
+        self._world.pause(victim.node)
+        self._later(fault.for_ns, partial(self._world.resume, victim.node))
+        return str(victim.node)
+
+    # Machines
+
+    def _drift(self, fault: Fault, rng: random.Random) -> str:
+        """Every clock gets another rate; its reading stays."""
+        bound = self._drift_ppm
+        for machine in self._world.machines.values():
+            self._world.set_clock(machine, rng.choice([-bound, bound, 0, rng.randint(-bound, bound)]))
+        return " ".join(f"{node}:{machine.clock_ppm}" for node, machine in self._world.machines.items())
+
+    def _wall_jump(self, fault: Fault, rng: random.Random) -> str | None:
+        victim = self._victim(rng)
+        if victim is None:
+            return None
+        by = int(rng.choice([-1, 1]) * WALL_JUMP_NS_MAX * fault.strength**2)
+        victim.wall_offset_ns += by
+        self._later(fault.for_ns, partial(self._jump_back, victim, by))
+        return f"{victim.node} by {by}"
+
+    def _jump_back(self, machine: Machine, by: int) -> None:
+        machine.wall_offset_ns -= by
+
+    def _disk_slow(self, fault: Fault, rng: random.Random) -> str | None:
+        victim = self._victim(rng)
+        if victim is None:
+            return None
+        victim.write_ns = 2 * MILLISECOND + int(SLOWEST_WRITE_NS * fault.strength)
+        victim.apply_ns = victim.write_ns
+        self._later(fault.for_ns, partial(self._disk_well, victim))
+        return f"{victim.node} {victim.write_ns}"
+
+    def _disk_well(self, machine: Machine) -> None:
+        machine.write_ns = machine.apply_ns = MILLISECOND
+
+    def _disk_stall(self, fault: Fault, rng: random.Random) -> str | None:
+        victim = self._victim(rng)
+        if victim is None:
+            return None
+        self._world.set_disk_stalls(victim.node, True)
+        self._later(fault.for_ns, partial(self._world.set_disk_stalls, victim.node, False))
+        return str(victim.node)
+
+    def _apply_hang(self, fault: Fault, rng: random.Random) -> str | None:
+        victim = self._victim(rng)
+        if victim is None:
+            return None
+        self._world.set_apply_hangs(victim.node, True)
+        self._later(fault.for_ns, partial(self._world.set_apply_hangs, victim.node, False))
+        return str(victim.node)
+
+    def _roll_back(self, fault: Fault, rng: random.Random) -> str | None:
+        """A copy of the disk is kept now and put in later."""
+        victim = self._victim(rng)
+        if victim is None:
+            return None
+        copy = victim.disk.copy()
+        self._later(max(fault.for_ns, 200 * MILLISECOND), partial(self._put_in, fault, victim, copy, rng))
+        return str(victim.node)
+
+    def _put_in(self, fault: Fault, machine: Machine, copy: Disk, rng: random.Random) -> None:
+        if self.rollbacks.put_in(machine, copy, rng):
+            self.counts[fault.kind.value] += 1
+
+    def _compact(self, fault: Fault, rng: random.Random) -> str | None:
+        """Far enough that members that lag need a snapshot."""
+        victim = self._victim(rng)
+        return changes.compact(victim) if victim is not None else None
+
+    # Members
+
+    def _change_members(self, fault: Fault, rng: random.Random) -> str | None:
+        return changes.change_members(self._world, fault.kind, rng)
+
+    def _transfer(self, fault: Fault, rng: random.Random) -> str | None:
+        return changes.transfer(self._world, rng)
+
+
+SPRINGS_LATER = frozenset(
+    {
+        FaultKind.CRASH_AT_STEP,
+        FaultKind.CRASH_AT_WRITE,
+        FaultKind.PAUSE_BEFORE_OUTPUT,
+        FaultKind.ROLLED_BACK,
+    }
+)
+"""Counted when they happen, not when they are set up."""
+
+ACTS: Final[dict[FaultKind, Act]] = {
+    FaultKind.LOSS: Nemesis._loss,
+    FaultKind.DELAY: Nemesis._delay,
+    FaultKind.DUPLICATE: Nemesis._duplicate,
+    FaultKind.REORDER: Nemesis._reorder,
+    FaultKind.RESET: Nemesis._reset,
+    FaultKind.PARTITION: lambda nemesis, fault, rng: nemesis._cut(links.partition, fault, rng),
+    FaultKind.ONE_WAY: lambda nemesis, fault, rng: nemesis._cut(links.one_way, fault, rng),
+    FaultKind.PARTIAL: lambda nemesis, fault, rng: nemesis._cut(links.partial_cut, fault, rng),
+    FaultKind.CLOG: Nemesis._clog,
+    FaultKind.AZ_LOSS: Nemesis._lose_az,
+    FaultKind.CRASH: Nemesis._crash,
+    FaultKind.CRASH_AT_STEP: lambda nemesis, fault, rng: nemesis._trap(TrapKind.CRASH_AT_STEP, fault, rng),
+    FaultKind.CRASH_AT_WRITE: lambda nemesis, fault, rng: nemesis._trap(TrapKind.CRASH_AT_WRITE, fault, rng),
+    FaultKind.CRASH_ALL: Nemesis._crash_all,
+    FaultKind.RESTART: Nemesis._restart,
+    FaultKind.PAUSE: Nemesis._pause,
+    FaultKind.PAUSE_BEFORE_OUTPUT: lambda nemesis, fault, rng: nemesis._trap(TrapKind.PAUSE_BEFORE_OUTPUT, fault, rng),
+    FaultKind.DRIFT: Nemesis._drift,
+    FaultKind.WALL_JUMP: Nemesis._wall_jump,
+    FaultKind.DISK_SLOW: Nemesis._disk_slow,
+    FaultKind.DISK_STALL: Nemesis._disk_stall,
+    FaultKind.APPLY_HANG: Nemesis._apply_hang,
+    FaultKind.ROLLED_BACK: Nemesis._roll_back,
+    FaultKind.COMPACT: Nemesis._compact,
+    FaultKind.ADD_VOTER: Nemesis._change_members,
+    FaultKind.ADD_LEARNER: Nemesis._change_members,
+    FaultKind.CHANGE_ROLE: Nemesis._change_members,
+    FaultKind.REMOVE: Nemesis._change_members,
+    FaultKind.TRANSFER: Nemesis._transfer,
+}

@@ -1,0 +1,210 @@
+"""One run: a time of faults, then liveness, then the last checks.
+
+Liveness (as TigerBeetle's VOPR has it): a random majority of the voters is healed, the rest stay as they are at best:
+down, stopped or cut off for good. The majority must serve again and make a change within a bound. Then the rest is
+healed too, and everybody must serve.
+"""
+
+import random
+import time
+import traceback
+from collections import Counter
+from typing import Final
+
+from keycluster.cluster import marks
+from keycluster.cluster.invariant import InvariantBroken
+from keycluster.cluster.raft.config import RaftConfig
+from keycluster.cluster.raft.messages import EntryKind, Membership, decode_membership_entry
+from keycluster.cluster.replica import StateDiverged
+from keycluster.cluster.types import SECOND, NodeId
+from keycluster.cluster.witness import RolledBack
+from keycluster.simulations.core.contract import DIVERGED
+from keycluster.simulations.core.door import WRITE
+from keycluster.simulations.core.findings import Found, demand
+from keycluster.simulations.core.machine import Machine
+from keycluster.simulations.core.nemesis import ACTS, Nemesis
+from keycluster.simulations.core.rollback import WITNESS
+from keycluster.simulations.core.served import ServedWorld
+from keycluster.simulations.core.shape import Shape, draw_shape, drawn
+from keycluster.simulations.faults import FaultKind
+from keycluster.simulations.runs import Failure, RunSpec, SeedReport
+from keycluster.simulations.trace import Trace, What
+
+SUPPORTED: Final[tuple[FaultKind, ...]] = tuple(ACTS)
+
+RECOVERY_NS_MAX = 10 * SECOND
+"""Until a healed majority serves and has made a change: an election or some, the leases of the silent, a snapshot."""
+
+LIVENESS = "liveness"
+INVARIANT = "invariant"
+EXCEPTION = "exception"
+LOST = "acknowledged-lost"
+
+
+def run(spec: RunSpec, *, trace: Trace | None = None) -> SeedReport:
+    """Never raises for a finding: it is in the report. With a trace given, its keeper draws the time line."""
+    begun = time.perf_counter()
+    marks.forget_hits()
+    shape = draw_shape(spec, SUPPORTED)
+    core = CoreRun(spec, shape, trace or Trace())
+    failures = core.run()
+    return SeedReport(
+        spec=spec,
+        trace_sha256=core.trace.sha256(),
+        simulated_ns=core.t,
+        wall_s=time.perf_counter() - begun,
+        events=core.steps,
+        faults=core.nemesis.counts,
+        drawn=drawn(spec, shape),
+        operations=core.callers.history.counts(),
+        marks=Counter({mark.name: mark.count for mark in marks.all_marks() if mark.count}),
+        failures=failures,
+    )
+
+
+class CoreRun(ServedWorld):
+    def __init__(self, spec: RunSpec, shape: Shape, trace: Trace) -> None:
+        self._shape = shape
+        super().__init__(
+            f"core/{spec.seed}",
+            clients=shape.clients,
+            operations_per_s=shape.operations_per_s,
+            voters=shape.voters,
+            learners=shape.learners,
+            raft=RaftConfig(drift_ppm=shape.drift_ppm),
+            network=shape.network(),
+            trace=trace,
+        )
+        self.nemesis = Nemesis(self, shape.faults, drift_ppm=shape.drift_ppm)
+        self._time_ns = spec.time_ns
+        self._rng = random.Random(f"liveness/{spec.seed}")
+
+    def add_machine(self, node: NodeId, *, ppm: int = 0) -> Machine:
+        clock = self._shape.clock_of(node)
+        machine = super().add_machine(node, ppm=ppm or clock.ppm)
+        machine.az = self._shape.az_of(node)
+        machine.wall_offset_ns = machine.wall_offset_founded_ns = clock.wall_offset_ns
+        return machine
+
+    def run(self) -> list[Failure]:
+        """The whole run."""
+        try:
+            self.start_all()
+            self.callers.start()
+            self.nemesis.start()
+            self.run_until(self._time_ns)
+            self._recover_with_majority()
+            self._recover_all()
+            return self._note_all(self.callers.check())
+        except Exception as error:  # noqa: BLE001  # Whatever it is, it is this run's finding.
+            return self._note_all([failure_of(error, self.t)])
+
+    def _note_all(self, failures: list[Failure]) -> list[Failure]:
+        for failure in failures:
+            self.trace.note(self.t, "nemesis", What.OFFENCE, failure.checker, failure.message)
+        return failures
+
+    # Liveness
+
+    def _recover_with_majority(self) -> None:
+        healed = self._draw_majority()
+        self.trace.note(self.t, "nemesis", "heals", *healed)
+        self.nemesis.end()
+        self._freeze([node for node in self.machines if node not in healed])
+        for node in healed:
+            self.resume(node)
+            self.start(node)
+        self._demand_service(healed)
+
+    def _draw_majority(self) -> list[NodeId]:
+        """Enough of every configuration that anybody may still go by."""
+        memberships = [membership for machine in self.machines.values() for membership in _memberships(machine)]
+        nodes = list(self.machines)
+        self._rng.shuffle(nodes)
+        healed: list[NodeId] = []
+        for node in nodes:
+            if any(membership.is_voter(node) and not membership.has_quorum(healed) for membership in memberships):
+                healed.append(node)
+        return sorted(healed)
+
+    def _freeze(self, rest: list[NodeId]) -> None:
+        for node in rest:
+            match self._rng.randrange(3):
+                case 0:
+                    self.crash(node)
+                case 1:
+                    self.pause(node)
+                case _:
+                    self.cut_off(node)
+
+    def _recover_all(self) -> None:
+        self.network.heal()
+        for node in list(self.machines):
+            self.resume(node)
+            self.start(node)
+        self._demand_service(list(self.machines))
+        self.callers.resting = True
+        self.run_for(SECOND)
+        self._require_nothing_lost()
+
+    def _demand_service(self, healed: list[NodeId]) -> None:
+        """Those of `healed` that are members serve, and a change is made."""
+        deadline = self.t + RECOVERY_NS_MAX
+        acknowledged = self.acknowledged.count
+        self.callers.ask_now(WRITE)
+        while self.acknowledged.count == acknowledged or not self._all_serve(healed):
+            if self.t >= deadline:
+                raise Found(LIVENESS, self._what_hangs(healed, acknowledged))
+            self.run_for(SECOND // 20)
+
+    def _all_serve(self, healed: list[NodeId]) -> bool:
+        leader = self.leader()
+        if leader is None or leader.replica is None:
+            return False
+        members = leader.replica.core.committed_membership.members
+        return all(self.may_serve(node) for node in healed if node in members)
+
+    def _what_hangs(self, healed: list[NodeId], acknowledged: int) -> str:
+        leader = self.leader()
+        silent = [node for node in healed if not self.may_serve(node)]
+        changes = "changes are made" if self.acknowledged.count > acknowledged else "no change is made"
+        led = f"{leader.node} leads" if leader is not None else "nobody leads"
+        return (
+            f"{RECOVERY_NS_MAX / SECOND:.0f} s after {' '.join(healed)} were healed {led}, {changes}, "
+            f"not serving: {' '.join(silent) or 'nobody'}"
+        )
+
+    def _require_nothing_lost(self) -> None:
+        """What was acknowledged is in the state of everybody who serves."""
+        for node, machine in self.machines.items():
+            if self.may_serve(node):
+                demand(
+                    machine.disk.state.index >= self.acknowledged.index,
+                    LOST,
+                    f"{node} serves {machine.disk.state.index}, {self.acknowledged.index} was acknowledged",
+                )
+
+
+def _memberships(machine: Machine) -> list[Membership]:
+    """All that this disk knows of and that may count: the applied one and those in the log behind it."""
+    disk = machine.disk
+    behind = disk.log.held[max(0, disk.state.index - disk.log.base) :]
+    return [
+        disk.state.membership,
+        *(decode_membership_entry(e.payload).membership for e in behind if e.kind is EntryKind.MEMBERSHIP),
+    ]
+
+
+def failure_of(error: Exception, t: int) -> Failure:
+    """What a run ended with."""
+    match error:
+        case Found():
+            return Failure(error.checker, str(error), t)
+        case StateDiverged():
+            return Failure(DIVERGED, str(error), t)
+        case RolledBack():
+            return Failure(WITNESS, str(error), t)
+        case InvariantBroken():
+            return Failure(INVARIANT, str(error), t)
+    [*_, last] = traceback.extract_tb(error.__traceback__)
+    return Failure(EXCEPTION, f"{type(error).__name__}: {error} ({last.name})", t)

@@ -1,0 +1,86 @@
+"""What a run looks like before anything happens: drawn from its seed, unless the spec says it."""
+
+import random
+from dataclasses import dataclass, replace
+
+from keycluster.cluster.types import SECOND, NodeId
+from keycluster.simulations.core.network import Network
+from keycluster.simulations.faults import Fault, FaultKind, draw_schedule
+from keycluster.simulations.runs import RunSpec
+
+VOTERS = (1, 2, 3, 3, 3, 4, 5, 5, 5)
+LEARNERS = (0, 0, 1, 2)
+AZS = (3, 3, 4, 5)
+CLIENTS = (1, 2, 3, 4, 6)
+OPERATIONS_PER_S = (5.0, 10.0, 20.0, 20.0, 50.0)
+DRIFT_PPM = (1_000, 1_000, 1_000, 90_000)  # Wide, and all members configured so: then nothing else hides it.
+WALL_OFFSET_NS_MAX = 1 * SECOND
+DELAYS_NS = ((200_000, 800_000), (200_000, 800_000), (2_000_000, 18_000_000))  # Least, and up to so much more.
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    ppm: int
+    wall_offset_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    seed: int
+    voters: int
+    learners: int
+    azs: int
+    clients: int
+    operations_per_s: float
+    drift_ppm: int
+    delay_ns_min: int
+    delay_ns_spread: int
+    faults: tuple[Fault, ...]
+
+    def network(self) -> Network:
+        return Network(delay_ns_min=self.delay_ns_min, delay_ns_spread=self.delay_ns_spread)
+
+    def az_of(self, node: NodeId) -> str:
+        """Spread over them in turn, as an operator does."""
+        return f"az{(int(node[1:]) - 1) % self.azs + 1}"
+
+    def clock_of(self, node: NodeId) -> Clock:
+        """Its own for each node, whoever else there is."""
+        rng = random.Random(f"clock/{self.seed}/{node}")
+        bound = self.drift_ppm
+        return Clock(
+            ppm=rng.choice([-bound, bound, 0, rng.randint(-bound, bound)]),
+            wall_offset_ns=rng.randint(-WALL_OFFSET_NS_MAX, WALL_OFFSET_NS_MAX),
+        )
+
+
+def draw_shape(spec: RunSpec, supported: tuple[FaultKind, ...]) -> Shape:
+    """What the spec says changes no other draw."""
+    rng = random.Random(f"shape/{spec.seed}")
+    voters, learners, azs = rng.choice(VOTERS), rng.choice(LEARNERS), rng.choice(AZS)
+    clients, operations_per_s = rng.choice(CLIENTS), rng.choice(OPERATIONS_PER_S)
+    drift_ppm, (delay_ns_min, delay_ns_spread) = rng.choice(DRIFT_PPM), rng.choice(DELAYS_NS)
+    kinds = supported if spec.kinds is None else tuple(kind for kind in spec.kinds if kind in supported)
+    return Shape(
+        seed=spec.seed,
+        voters=voters if spec.nodes is None else spec.nodes,
+        learners=learners,
+        azs=azs,
+        clients=clients if spec.clients is None else spec.clients,
+        operations_per_s=operations_per_s if spec.operations_per_s is None else spec.operations_per_s,
+        drift_ppm=drift_ppm,
+        delay_ns_min=delay_ns_min,
+        delay_ns_spread=delay_ns_spread,
+        faults=draw_schedule(spec.seed, time_ns=spec.time_ns, kinds=kinds) if spec.faults is None else spec.faults,
+    )
+
+
+def drawn(spec: RunSpec, shape: Shape) -> RunSpec:
+    """The same run with nothing left to draw but what the seed alone decides."""
+    return replace(
+        spec,
+        nodes=shape.voters,
+        clients=shape.clients,
+        operations_per_s=shape.operations_per_s,
+        faults=shape.faults,
+    )
