@@ -1,8 +1,7 @@
-"""AWS's SDKs on the simulated network: the AWS door's own port, with TLS, as all simulated nodes serve it."""
+"""AWS's SDKs on the simulated network: the AWS door's own port, without TLS, as all simulated nodes serve it."""
 
 import random
 from collections.abc import Callable, Mapping
-from functools import partial
 
 from keycluster.client.endpoints import Credentials
 from keycluster.simulations.region.network import HostNetwork
@@ -15,10 +14,8 @@ def sim_aws_door(
     credentials: Credentials,
     *,
     region: str,
-    client_ca: bytes,
     wall: Callable[[], int],
     rng: random.Random,
 ) -> AwsDoor:
     """`network` is the calling machine's, `wall` its clock. Whoever opens it closes it."""
-    dial = partial(network.dial_plain, tls=True, client_ca=client_ca)
-    return AwsDoor(dial, addresses, credentials, region=region, wall=wall, rng=rng)
+    return AwsDoor(network.dial_plain, addresses, credentials, region=region, wall=wall, rng=rng)

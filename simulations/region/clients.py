@@ -195,15 +195,7 @@ class SimClient:
     async def _aws(self, rng: random.Random, credentials: Credentials) -> AsyncIterator[Door]:
         addresses = {name: node.aws.advertised for name, node in self.world.nodes().items()}
         network, wall = self.world.network.of(self.name), self.clock.wall
-        door = sim_aws_door(
-            network,
-            addresses,
-            credentials,
-            region=self.world.region,
-            client_ca=self.world.client_ca,
-            wall=wall,
-            rng=rng,
-        )
+        door = sim_aws_door(network, addresses, credentials, region=self.world.region, wall=wall, rng=rng)
         try:
             yield door
         finally:

@@ -19,7 +19,7 @@ from typing import Final
 import trio
 
 from keycluster.client.endpoints import Credentials
-from keycluster.cluster.keys.limits import DAY
+from keycluster.cluster.keys.limits import DAY, ROTATION_PERIOD_DAYS_MIN
 from keycluster.cluster.keys.records import KeyState, load_clock, load_key
 from keycluster.cluster.types import KeyId
 from keycluster.node.config import NodeConfig
@@ -114,8 +114,9 @@ class SimWorkload:
         """
         region, now_ns = self._region, self._region.wire.now_ns
         before = self._time()
+        by_itself = ["CompleteKeyDeletion"] + ["RotateKeyAutomatically"] * (days >= ROTATION_PERIOD_DAYS_MIN)
         for key in self.workload.shared.pool.keys:
-            for operation in ("CompleteKeyDeletion", "RotateKeyAutomatically"):
+            for operation in by_itself:
                 self._history.begin(now_ns, "region", operation, key.key_id, {"KeyId": key.key_id})
         for node in region.nodes.values():
             node.clock.jump_wall(days * DAY)

@@ -95,7 +95,8 @@ class _Collector:
     def __init__(self) -> None:
         self.headers: dict[str, str] = {}
         self.body: list[bytes] = []
-        self.is_whole = False
+        self.whole: Response | None = None
+        self.parser = httptools.HttpResponseParser(self)
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self.headers[name.decode().lower()] = value.decode()
@@ -104,7 +105,9 @@ class _Collector:
         self.body.append(part)
 
     def on_message_complete(self) -> None:
-        self.is_whole = True
+        """llhttp knows whether the connection goes on only now: afterwards it has begun with the next message."""
+        parser, body = self.parser, b"".join(self.body)
+        self.whole = Response(parser.get_status_code(), self.headers, body, parser.should_keep_alive())
 
 
 async def exchange(stream: ByteStream, content: bytes) -> Response | None:
@@ -114,11 +117,9 @@ async def exchange(stream: ByteStream, content: bytes) -> Response | None:
     """
     await stream.send_all(content)
     collector = _Collector()
-    parser = httptools.HttpResponseParser(collector)
-    while not collector.is_whole:
+    while collector.whole is None:
         part = await stream.receive_some(READ_BYTES)
         if not part:
             return None
-        parser.feed_data(part)
-    body = b"".join(collector.body)
-    return Response(parser.get_status_code(), collector.headers, body, parser.should_keep_alive())
+        collector.parser.feed_data(part)
+    return collector.whole
