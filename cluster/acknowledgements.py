@@ -1,6 +1,6 @@
 """How one member keeps the table of `witness.py`: filled from replication, sent along, stored, and told to peers."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from keycluster.cluster.raft.core import RaftCore
 from keycluster.cluster.raft.messages import AppendEntries, AppendReply, Message, SnapshotOutcome, SnapshotReply
@@ -15,8 +15,10 @@ class Acknowledgements:
         """At a start, before the core has had any input."""
         self._core = core
         self._table = WitnessTable(stored)
-        self._rows: _Rows = self._table.rows()
-        self._stored = self._rows
+        self._rows: _Rows | None = None  # The table's, once somebody needs them.
+        self._is_stored = True
+        self._members_of = core.membership
+        self._members = frozenset(core.membership.members)
         self._sent: dict[NodeId, _Rows] = {}  # As leader: what each member was sent last.
         self._own = OwnRecord(node=core.node, term=core.term, last_index=core.last_index)
 
@@ -35,43 +37,51 @@ class Acknowledgements:
 
     def take(self, sender: NodeId, witness: Witness) -> None:
         """The current leader's word only."""
-        if witness.term == self._core.term and sender == self._core.leader and self._table.learn(witness.table):
-            self._table.keep_only(self._core.membership.members)
-            self._rows = self._table.rows()
+        if witness.term == self._core.term and sender == self._core.leader:
+            self._learn(witness.table)
 
-    def go_out(self, messages: list[tuple[NodeId, Message]]) -> list[tuple[NodeId, Witness]]:
+    def go_out(self, messages: Sequence[tuple[NodeId, Message]]) -> list[tuple[NodeId, Witness]]:
         """`messages` are about to leave: notes what they acknowledge; the table goes along with entries, if changed."""
-        receivers: dict[NodeId, None] = {}
-        for peer, message in messages:
-            if isinstance(message, AppendEntries) and message.entries:
-                receivers[peer] = None
-            elif _acknowledges(message):
-                self._own.acknowledges_in(self._core.term)
-        if not receivers or not self._core.is_leader:
+        if not self._own.has_acknowledged and any(_acknowledges(message) for _, message in messages):
+            self._own.acknowledges_in(self._core.term)
+        if not self._core.is_leader:
+            return []
+        receivers = dict.fromkeys(peer for peer, m in messages if isinstance(m, AppendEntries) and m.entries)
+        if not receivers:
             return []
         self._learn_progress()
-        behind = [peer for peer in receivers if self._sent.get(peer) != self._rows]
-        self._sent.update((peer, self._rows) for peer in behind)
-        return [(peer, Witness(self._core.term, self._rows)) for peer in behind]
+        if self._rows is None:
+            self._rows = self._table.rows()
+        rows = self._rows
+        behind = [peer for peer in receivers if self._sent.get(peer) != rows]
+        self._sent.update((peer, rows) for peer in behind)
+        witness = Witness(self._core.term, rows)
+        return [(peer, witness) for peer in behind]
 
     def to_store(self) -> dict[NodeId, Acknowledged] | None:
         """For a write that happens anyway: the whole table, or None if the last write had it."""
         self._learn_progress()
-        if self._rows == self._stored:
+        if self._is_stored:
             return None
-        self._stored = self._rows
+        self._is_stored = True
         return self._table.as_dict()
 
     def _learn_progress(self) -> None:
         """As leader: what replication has heard."""
         core = self._core
-        if not core.is_leader:
-            return
-        matches = {member: view.match for member, view in core.progress.items()}
-        matches[core.node] = core.stable_index
-        self._table.keep_only(core.membership.members)
-        self._table.learn((member, core.term, match) for member, match in matches.items() if match > 0)
-        self._rows = self._table.rows()
+        if core.is_leader:
+            term, matches = core.term, [*core.matches(), (core.node, core.stable_index)]
+            self._learn([(member, term, match) for member, match in matches if match > 0])
+
+    def _learn(self, rows: Iterable[tuple[NodeId, Term, LogIndex]]) -> None:
+        if self._members_of is not self._core.membership:
+            self._members_of = self._core.membership
+            self._members = frozenset(self._members_of.members)
+            self._table.keep_only(self._members)
+            self._rows, self._is_stored = None, False
+        if self._table.learn(rows):
+            self._table.keep_only(self._members)
+            self._rows, self._is_stored = None, False
 
 
 def _acknowledges(message: Message) -> bool:

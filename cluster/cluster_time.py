@@ -108,30 +108,27 @@ class ClusterClock:
         return None
 
     def _heard(self, membership: Membership, now: Instant) -> WallTime | None:
-        voters = {*membership.voters, *membership.outgoing}
         fresh = {
             node: heard.advanced_to(now)
             for node, heard in self._clocks.items()
-            if node in voters and now - heard.at <= OBSERVATION_NS_MAX
+            if now - heard.at <= OBSERVATION_NS_MAX and membership.is_voter(node)
         }
-        if not membership.has_quorum(set(fresh)):
+        if not membership.has_quorum(fresh):
             return None
         return sorted(fresh.values())[(len(fresh) - 1) // 2]
 
     def time(self, membership: Membership, now: Instant) -> ClusterTime | None:
         """Cluster time, never less than what this node gave out or was told before. None: nothing heard lately."""
+        reading = self.reading(membership, now)
+        return None if reading is None else reading.time
+
+    def reading(self, membership: Membership, now: Instant) -> ClockReading | None:
+        """Cluster time and what is behind it: what a leader hands out with a lease. None: nothing heard lately."""
         median = self.median(membership, now)
         if median is None:
             return None
         self._latest = ClusterTime(max(self._latest, median))
-        return self._latest
-
-    def reading(self, membership: Membership, now: Instant) -> ClockReading | None:
-        """What a leader hands out with a lease."""
-        median, time = self.median(membership, now), self.time(membership, now)
-        if median is None or time is None:
-            return None
-        return ClockReading(time, median, self.running_ns(now))
+        return ClockReading(self._latest, median, self.running_ns(now))
 
     def running_ns(self, now: Instant) -> int:
         """The region's running time. Only as leader does it advance by itself."""

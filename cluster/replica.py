@@ -12,32 +12,32 @@ from state without an entry of its own also needs `may_serve`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
 
 from keycluster.cluster.acknowledgements import Acknowledgements
 from keycluster.cluster.cluster_time import ClockReading, ClockVerdict, ClusterClock, NoClusterTime
 from keycluster.cluster.leases import LeaseHolder
+from keycluster.cluster.leases.followership import Followership
 from keycluster.cluster.leases.leadership import Leadership
 from keycluster.cluster.leases.messages import AppliedReport, LeaseAnswer, LeaseAsk, SettledNotice
 from keycluster.cluster.peer_messages import ReplicaMessage
 from keycluster.cluster.raft.core import RaftCore
 from keycluster.cluster.raft.errors import NotLeader
-from keycluster.cluster.raft.messages import (
-    Entry,
-    HardState,
-    Membership,
-    SnapshotMeta,
-)
-from keycluster.cluster.raft.ready import IncomingChunk, ReadAnswer, Ready, SnapshotRead
+from keycluster.cluster.raft.messages import Entry, HardState, Membership, RaftMessage, SnapshotMeta
+from keycluster.cluster.raft.ready import NOTHING, IncomingChunk, Persist, ReadAnswer, SnapshotRead
 from keycluster.cluster.types import MILLISECOND, SECOND, ClusterTime, Instant, LogIndex, NodeId, Term, WallTime
 from keycluster.cluster.witness import Acknowledged, RolledBack, Witness
 
 Stamp = Callable[[bytes, ClusterTime, int], bytes]
 """(command, cluster time, running ns) -> log payload."""
 
-TIME_KEPT_NS = 20 * MILLISECOND
+TIME_KEPT_NS: Final = 20 * MILLISECOND
 """Doors ask for cluster time with each request and compare it with minutes: a median each time would be a tenth of the
-work of a signed Encrypt."""
+work of a signed Encrypt. This node's own clock is compared with the region's as seldom: it would be the half of the
+work of a message."""
 
 NO_STAMP = ClusterTime(0)  # Before the first stamped command.
 
@@ -60,19 +60,20 @@ class ReplicaConfig:
     """A new question is asked this often: L/4 survives two lost ones."""
     report_ns: int = 60 * MILLISECOND
     """An applied index that the leader hasn't settled is reported again this often, in case the report was lost."""
-    tick_ns: int = 20 * MILLISECOND
-    """The longest time between ticks."""
+    tick_ns: int = 250 * MILLISECOND
+    """The longest time between ticks: how soon a clock that has been set is noticed where nothing else happens."""
 
     def validate(self) -> None:
         """Raises `ReplicaConfigInvalid`."""
-        if not 0 < self.tick_ns <= self.renew_ns <= self.lease_ns // 2:
-            raise ReplicaConfigInvalid("needs 0 < tick_ns <= renew_ns <= lease_ns / 2")
+        if not 0 < self.renew_ns <= self.lease_ns // 2:
+            raise ReplicaConfigInvalid("needs 0 < renew_ns <= lease_ns / 2")
+        if not 0 < self.tick_ns <= self.lease_ns // 2:
+            raise ReplicaConfigInvalid("needs 0 < tick_ns <= lease_ns / 2")
         if self.report_ns <= 0:
             raise ReplicaConfigInvalid("report_ns must be positive")
 
 
-@dataclass(frozen=True, slots=True)
-class ReplicaPersist:
+class ReplicaPersist(msgspec.Struct, frozen=True):
     """Raft's `Persist` with the table of what members acknowledged, which rides on writes that happen anyway."""
 
     ticket: int
@@ -82,18 +83,21 @@ class ReplicaPersist:
     witness: Mapping[NodeId, Acknowledged] | None  # The whole table; None: as stored before.
 
 
-@dataclass(slots=True)
-class ReplicaReady:
+class ReplicaReady(msgspec.Struct, frozen=True):
     """Raft's `Ready`, worked off by the same rules; messages to send include those about leases."""
 
     persist: ReplicaPersist | None = None
-    messages: list[tuple[NodeId, ReplicaMessage]] = field(default_factory=list)
-    committed: list[Entry] = field(default_factory=list)
-    reads: list[ReadAnswer] = field(default_factory=list)
-    snapshots_wanted: list[NodeId] = field(default_factory=list)
-    snapshot_reads: list[SnapshotRead] = field(default_factory=list)
+    messages: Sequence[tuple[NodeId, ReplicaMessage]] = ()
+    committed: Sequence[Entry] = ()
+    reads: Sequence[ReadAnswer] = ()
+    snapshots_wanted: Sequence[NodeId] = ()
+    snapshot_reads: Sequence[SnapshotRead] = ()
     snapshot_chunk: IncomingChunk | None = None
     snapshot_install: SnapshotMeta | None = None
+
+
+NOTHING_TO_DO: Final = ReplicaReady()
+"""What most inputs lead to: a driver may leave it at that."""
 
 
 class Replica:
@@ -122,24 +126,23 @@ class Replica:
         self._core = core
         self._node = core.node
         self._config = config
-        self._nonces = nonces
         self._stamp = stamp
         self._digest_at = digest_at
         self._applied = applied
         self._digest = digest
         self._holder = LeaseHolder(lease_ns=config.lease_ns, drift_ppm=core.config.drift_ppm)
+        self._followership = Followership(
+            core, self._holder, nonces=nonces, renew_ns=config.renew_ns, report_ns=config.report_ns, now=now
+        )
         self._leadership: Leadership | None = None
         self._clock = ClusterClock(node=core.node, floor=time_floor, running_floor=running_floor)
         self._clock_verdict = ClockVerdict.GOOD
+        self._clock_looked_at = Instant(now - TIME_KEPT_NS)
         self._acknowledgements = Acknowledgements(core, witness)
         self._time: ClusterTime | None = None
         self._time_looked_at = Instant(now - TIME_KEPT_NS)
         self._settled = LogIndex(0)
         self._settled_told = LogIndex(0)  # As leader: the newest that was sent along.
-        self._reported = LogIndex(0)  # To the leader last asked.
-        self._reported_at = now
-        self._asked: tuple[Term, NodeId] | None = None  # The leader last asked.
-        self._asked_at = now
         self._leader_digest: tuple[LogIndex, bytes] | None = None  # To compare once applied that far.
         self._outbox: list[tuple[NodeId, ReplicaMessage]] = []
         self._stopped: Exception | None = None
@@ -152,30 +155,29 @@ class Replica:
         self._observe_own_clock(wall, now)
         self._core.tick(now)
         self._after_input(now)
-        self._ask_and_report_again(now)
 
     def receive(self, sender: NodeId, message: ReplicaMessage, now: Instant, wall: WallTime) -> None:
         """A message came on the link whose identity is `sender`. Raises `StateDiverged`."""
-        self._observe_own_clock(wall, now)
+        self._glance_at_own_clock(wall, now)
         match message:
-            case LeaseAsk():
-                self._take_ask(sender, message, now)
-            case LeaseAnswer():
-                self._take_answer(sender, message, now)
+            case RaftMessage():
+                self._core.receive(sender, message, now)
             case AppliedReport():
                 self._take_report(sender, message)
             case SettledNotice():
                 self._learn_settled(message.settled)
             case Witness():
                 self._acknowledgements.take(sender, message)
-            case _:
-                self._core.receive(sender, message, now)
+            case LeaseAsk():
+                self._take_ask(sender, message, now)
+            case LeaseAnswer():
+                self._take_answer(sender, message, now)
         self._after_input(now)
 
     def propose(self, commands: Sequence[bytes], now: Instant, wall: WallTime) -> LogIndex:
         """Stamps and proposes; the first one's index. Raises `NotLeader`, `ProposalsFull`, `HandingOver` as the core
         does, and `NoClusterTime` when no majority's clocks were heard lately."""
-        self._observe_own_clock(wall, now)
+        self._glance_at_own_clock(wall, now)
         if self._leadership is None:
             raise NotLeader(self._core.leader)
         time = self._clock.time(self._core.membership, now)
@@ -279,14 +281,13 @@ class Replica:
         if self._stopped is not None:
             raise self._stopped
         raft = self._core.ready()
-        messages: list[tuple[NodeId, ReplicaMessage]] = [*raft.messages]
-        messages += self._acknowledgements.go_out(raft.messages)
-        messages += self._outbox
-        messages += self._report_messages()
-        messages += self._settled_messages()
+        settled = self._settled_messages()
+        if raft is NOTHING and not self._outbox and not settled:
+            return NOTHING_TO_DO
+        messages = [*raft.messages, *self._acknowledgements.go_out(raft.messages), *self._outbox, *settled]
         self._outbox = []
         return ReplicaReady(
-            persist=self._persist(raft),
+            persist=self._with_witness(raft.persist) if raft.persist is not None else None,
             messages=messages,
             committed=raft.committed,
             reads=raft.reads,
@@ -366,20 +367,25 @@ class Replica:
         return self._acknowledgements.known_of(peer)
 
     def next_wakeup(self, now: Instant) -> Instant:
-        """When `tick` must be called at the latest: at an end of a lease that holds back an acknowledgement too."""
+        """When `tick` must be called at the latest, as of now: each input may change it. Earlier calls do no harm."""
         wakeup = Instant(now + self._config.tick_ns)
+        due = self._core.deadline
+        if due is not None and due < wakeup:
+            wakeup = due
         if self._leadership is not None:
-            end = self._leadership.next_end(self._applied, now)
-            return wakeup if end is None else min(wakeup, end)
-        if self._follows_leader_asked:
-            return max(now, min(wakeup, Instant(self._asked_at + self._config.renew_ns)))
-        return wakeup
+            due = self._leadership.due(self._applied, now)
+        else:
+            due = self._followership.due(applied=self._applied, settled=self._settled)
+        if due is not None and due < wakeup:
+            wakeup = due
+        return wakeup if wakeup > now else now
 
     # After every input
 
     def _after_input(self, now: Instant) -> None:
         self._follow_core(now)
         if self._leadership is None:
+            self._tell_leader(now)
             return
         self._leadership.book.advanced(self._applied, now)
         for member, ask in self._leadership.granted(now):
@@ -397,13 +403,11 @@ class Replica:
             self._clock.follow(now)
         if leads and self._leadership is None:
             self._become_leader(now)
-        elif not leads and core.leader is not None and self._asked != (core.term, core.leader):
-            self._ask(core.leader, now)
 
     def _become_leader(self, now: Instant) -> None:
         """L4, L6."""
         self._holder.drop()
-        self._asked = None
+        self._followership.reset()
         self._leadership = Leadership(self._core, lease_ns=self._config.lease_ns, now=now)
         self._clock.lead(now)
         self._acknowledgements.lead()
@@ -422,7 +426,13 @@ class Replica:
         self._holder.applied_to(self._applied)
         self._compare_digest()
 
+    def _glance_at_own_clock(self, wall: WallTime, now: Instant) -> None:
+        """With each message, though not more often than its passing is of any interest."""
+        if not 0 <= now - self._clock_looked_at < TIME_KEPT_NS:
+            self._observe_own_clock(wall, now)
+
     def _observe_own_clock(self, wall: WallTime, now: Instant) -> None:
+        self._clock_looked_at = now
         self._clock.observe(self._node, wall, now)
         self._clock_verdict = self._clock.verdict(self._core.membership, now)
 
@@ -432,26 +442,18 @@ class Replica:
 
     # Leases, as a follower
 
-    def _ask(self, leader: NodeId, now: Instant) -> None:
-        """L1: t0 is `now`, kept here by the nonce; the question leaves later."""
-        wall = self._clock.own_wall(now)
-        if wall is None:
-            return  # Before the first tick.
-        nonce, term = self._nonces(), self._core.term
-        self._holder.asks(nonce, leader=leader, term=term, now=now)
-        self._outbox.append((leader, LeaseAsk(term, nonce, self._applied, wall)))
-        self._asked, self._asked_at = (term, leader), now
-        self._reported, self._reported_at = self._applied, now
-
-    def _ask_and_report_again(self, now: Instant) -> None:
-        leader = self._core.leader
-        if self._leadership is not None or leader is None or leader == self._node:
+    def _tell_leader(self, now: Instant) -> None:
+        """Asks for a lease or reports what is applied, if it is time to."""
+        leader, followership = self._followership.leader, self._followership
+        if leader is None:
             return
-        if now - self._asked_at >= self._config.renew_ns:
-            self._ask(leader, now)
-        elif self._settled < self._applied and now - self._reported_at >= self._config.report_ns:
-            self._outbox.append((leader, self._report()))
-            self._reported_at = now
+        message: ReplicaMessage | None = None
+        if not followership.must_ask(now):
+            message = followership.report(applied=self._applied, settled=self._settled, now=now)
+        elif (wall := self._clock.own_wall(now)) is not None:  # None: before the first tick.
+            message = followership.ask(leader, applied=self._applied, wall=wall, now=now)
+        if message is not None:
+            self._outbox.append((leader, message))
 
     def _take_answer(self, sender: NodeId, answer: LeaseAnswer, now: Instant) -> None:
         term = self._core.term
@@ -476,20 +478,6 @@ class Replica:
         own = self._digest_at(index)
         if own is not None and own != digest:
             self._stop(StateDiverged(f"node {self._node}: the applied state at index {index} is not the leader's"))
-
-    def _report(self) -> AppliedReport:
-        return AppliedReport(self._core.term, self._applied, self._settled)
-
-    def _report_messages(self) -> list[tuple[NodeId, ReplicaMessage]]:
-        """One report of all that was applied since the last, to a leader that has been asked."""
-        if self._asked is None or not self._follows_leader_asked or self._applied <= self._reported:
-            return []
-        self._reported = self._applied
-        return [(self._asked[1], self._report())]
-
-    @property
-    def _follows_leader_asked(self) -> bool:
-        return self._asked is not None and self._asked == (self._core.term, self._core.leader)
 
     # Leases, as leader
 
@@ -519,9 +507,10 @@ class Replica:
     def _take_report(self, sender: NodeId, report: AppliedReport) -> None:
         if self._leadership is None or not self._core.membership.is_member(sender):
             return
+        is_repetition = report.applied <= self._leadership.book.applied_at(sender)
         self._leadership.book.reported(sender, report.applied)
-        if report.settled < self._settled_told:
-            # The notice was lost, or crossed the report.
+        if is_repetition and report.settled < self._settled_told:
+            # The notice was lost. (Of a first report it may just be on its way.)
             self._outbox.append((sender, SettledNotice(self._core.term, self._settled)))
 
     def _settled_messages(self) -> list[tuple[NodeId, ReplicaMessage]]:
@@ -532,10 +521,7 @@ class Replica:
         notice = SettledNotice(self._core.term, self._settled)
         return [(member, notice) for member in self._core.membership.members if member != self._node]
 
-    def _persist(self, raft: Ready) -> ReplicaPersist | None:
-        if raft.persist is None:
-            return None
-        persist = raft.persist
+    def _with_witness(self, persist: Persist) -> ReplicaPersist:
         return ReplicaPersist(
             ticket=persist.ticket,
             hard_state=persist.hard_state,

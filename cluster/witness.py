@@ -12,8 +12,8 @@ that comes back with a later term was written after the pair's acknowledgement a
 Only peers can know: a region of one node has nobody to tell it, nor one whose every member was rolled back.
 """
 
-from collections.abc import Iterable, Mapping
-from typing import Annotated
+from collections.abc import Iterable, Mapping, Set
+from typing import Annotated, Final
 
 import msgspec
 
@@ -24,12 +24,13 @@ MEMBERS_MAX = 256  # A region's members, far above what Raft is used with: bound
 NODE_ID_CHARACTERS_MAX = 128
 
 Acknowledged = tuple[Term, LogIndex]
+NOTHING_KNOWN: Final[Acknowledged] = (Term(0), LogIndex(0))
 WitnessRow = tuple[
     Annotated[NodeId, msgspec.Meta(min_length=1, max_length=NODE_ID_CHARACTERS_MAX)], TermField, IndexField
 ]
 
 
-class Witness(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=20):
+class Witness(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False, tag=20):
     """The leader's table of what each member acknowledged, itself included."""
 
     term: TermField
@@ -51,14 +52,19 @@ class WitnessTable:
 
     def learn(self, rows: Iterable[tuple[NodeId, Term, LogIndex]]) -> bool:
         """Takes what is newer; True if anything was."""
-        newer = [(member, (term, index)) for member, term, index in rows if (term, index) > self._pair(member)]
-        self._known.update(newer)
-        return bool(newer)
+        known = self._known
+        has_learnt = False
+        for member, term, index in rows:
+            pair = (term, index)
+            if pair > known.get(member, NOTHING_KNOWN):
+                known[member] = pair
+                has_learnt = True
+        return has_learnt
 
-    def keep_only(self, members: Iterable[NodeId]) -> None:
+    def keep_only(self, members: Set[NodeId]) -> None:
         """Forgets who left the configuration: node ids are never used again."""
-        kept = set(members)
-        self._known = {member: pair for member, pair in self._known.items() if member in kept}
+        if not self._known.keys() <= members:
+            self._known = {member: pair for member, pair in self._known.items() if member in members}
 
     def rows(self) -> tuple[tuple[NodeId, Term, LogIndex], ...]:
         """Sorted by node."""
@@ -66,9 +72,6 @@ class WitnessTable:
 
     def as_dict(self) -> dict[NodeId, Acknowledged]:
         return dict(self._known)
-
-    def _pair(self, member: NodeId) -> Acknowledged:
-        return self._known.get(member, (Term(0), LogIndex(0)))
 
 
 class OwnRecord:
@@ -78,6 +81,11 @@ class OwnRecord:
         self._node = node
         self._at_start: Acknowledged = (term, last_index)
         self._first_acknowledged: Term | None = None  # The first term in which this process acknowledged anything.
+
+    @property
+    def has_acknowledged(self) -> bool:
+        """Anything, in this process."""
+        return self._first_acknowledged is not None
 
     def acknowledges_in(self, term: Term) -> None:
         """This process is about to acknowledge entries in `term`."""

@@ -9,6 +9,7 @@ holder has applied it. Clocks need not agree, only run at about the same rate.
 - `grantor`: the leader's book: L2 grant, L5 acknowledge, L6 a new leader's assumption.
 - `removal`: who is being taken out and when the entry that does it may be appended: L9.
 - `leadership`: one leadership, from the election to its end: L4, L8 and the times of the above.
+- `followership`: what a member tells the leader that it follows: L1's questions, L5's reports.
 - `successor`: to whom a leader may hand over.
 
 `cluster/replica.py` puts them together with the Raft core, which itself keeps L7 and its half of L8. No module here

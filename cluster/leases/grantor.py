@@ -49,7 +49,9 @@ class LeaseGrantor:
         until = Instant(elected_at + lease_ns)
         left_out = set(excluded)
         self._counted = {m: Counted(until, LogIndex(0)) for m in sorted(set(members)) if m not in left_out}
+        self._counted_all_until: Instant | None = until  # Nobody's lease ends before. None: nobody has one.
         self._applied: dict[NodeId, LogIndex] = {}
+        self._settled: tuple[LogIndex, LogIndex] | None = None  # As last computed: (own applied index, result).
         self._applied_at_election = applied
         # Own applied index over the last L, oldest first. It starts at the election: before, no write waited here.
         self._progress: deque[tuple[Instant, LogIndex]] = deque([(elected_at, LogIndex(0))])
@@ -58,6 +60,7 @@ class LeaseGrantor:
         """The member told what it has applied. Reports may come late and twice: the highest counts."""
         if applied > self._applied.get(member, 0):
             self._applied[member] = applied
+            self._settled = None
 
     def advanced(self, own_applied: LogIndex, now: Instant) -> None:
         """Remembers this leader's own progress. Call whenever it may have advanced, and at every tick."""
@@ -86,7 +89,11 @@ class LeaseGrantor:
     def note(self, member: NodeId, *, commit: LogIndex, now: Instant) -> None:
         """L2: counts the member until `now` + L, before its answer leaves; `now` was read after its question came."""
         floor = self._counted[member].floor if self.counts(member, now) else commit
-        self._counted[member] = Counted(Instant(now + self._lease_ns), floor)
+        until = Instant(now + self._lease_ns)
+        self._counted[member] = Counted(until, floor)
+        if self._counted_all_until is None or until < self._counted_all_until:
+            self._counted_all_until = until
+        self._settled = None
 
     def counts(self, member: NodeId, now: Instant) -> bool:
         """Whether the member must be taken to hold a lease. A `now` from before a pause errs on the side of yes."""
@@ -98,12 +105,20 @@ class LeaseGrantor:
         return counted.until if counted is not None and counted.until > now else None
 
     def settled(self, own_applied: LogIndex, now: Instant) -> LogIndex:
-        """L5: what this leader and every counted member have applied."""
-        self._counted = {m: c for m, c in self._counted.items() if c.until > now}
-        return min([own_applied, *(self._floor(m, c) for m, c in self._counted.items())])
+        """L5: what this leader and every counted member have applied. Asked for after each input, so it is kept."""
+        if self._counted_all_until is not None and now >= self._counted_all_until:
+            self._counted = {m: c for m, c in self._counted.items() if c.until > now}
+            self._counted_all_until = min((c.until for c in self._counted.values()), default=None)
+            self._settled = None
+        if self._settled is None or self._settled[0] != own_applied:
+            result = min([own_applied, *(self._floor(m, c) for m, c in self._counted.items())])
+            self._settled = (own_applied, result)
+        return self._settled[1]
 
     def next_end(self, own_applied: LogIndex, now: Instant) -> Instant | None:
         """When the first lease ends that holds back what this leader has applied; None if nothing is held back."""
+        if self.settled(own_applied, now) >= own_applied:
+            return None
         ends = (c.until for m, c in self._counted.items() if c.until > now and self._floor(m, c) < own_applied)
         return min(ends, default=None)
 

@@ -102,9 +102,11 @@ class Leadership:
 
     def step_change(self, now: Instant) -> None:
         """L9: appends what a change waits for, once those whom it takes out hold no lease."""
+        change = self._change
+        if change is None and not self._core.membership.is_joint:
+            return
         if self._core.is_handing_over or self._core.hand_over_sent:
             return
-        change = self._change
         if change is not None and self._hold_nothing(change.leaving, now):
             self._change = None
             try:
@@ -135,9 +137,13 @@ class Leadership:
 
     # What tick must not miss
 
-    def next_end(self, applied: LogIndex, now: Instant) -> Instant | None:
-        """When a lease ends that holds back an acknowledgement or a removal."""
+    def due(self, applied: LogIndex, now: Instant) -> Instant | None:
+        """When a lease ends that holds back an acknowledgement or a removal, or this leader has to step aside."""
         ends = [self.book.next_end(applied, now)]
-        gone = leaving(self._core.membership) | (self._change.leaving if self._change is not None else frozenset())
-        ends += [self.book.counted_until(member, now) for member in gone]
+        if applied < self._core.commit_index and (stalled_at := Instant(self._applied_at + APPLY_STALL_NS)) > now:
+            ends.append(stalled_at)
+        if self._change is not None:
+            ends += [self.book.counted_until(member, now) for member in self._change.leaving]
+        if self._core.membership.is_joint:
+            ends += [self.book.counted_until(member, now) for member in leaving(self._core.membership)]
         return min((end for end in ends if end is not None), default=None)

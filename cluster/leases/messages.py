@@ -24,7 +24,7 @@ WallField = Annotated[WallTime, _Count]
 ClusterTimeField = Annotated[ClusterTime, _Count]
 
 
-class LeaseAsk(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=16):
+class LeaseAsk(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False, tag=16):
     """L1: a member asks the leader of `term` for the right to serve."""
 
     term: TermField
@@ -33,7 +33,7 @@ class LeaseAsk(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
     wall: WallField  # The asker's own clock: an observation for cluster time.
 
 
-class LeaseAnswer(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=17):
+class LeaseAnswer(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False, tag=17):
     """L2: granted. What isn't granted isn't answered: the question waits at the leader until it can be."""
 
     term: TermField
@@ -47,7 +47,7 @@ class LeaseAnswer(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_f
     digest: Digest
 
 
-class AppliedReport(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=18):
+class AppliedReport(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False, tag=18):
     """L5: the sender has applied `applied`, visible to every reader, caches invalidated."""
 
     term: TermField
@@ -55,7 +55,7 @@ class AppliedReport(msgspec.Struct, frozen=True, array_like=True, forbid_unknown
     settled: IndexField  # The newest settled index the sender knows: the leader repeats a lost notice.
 
 
-class SettledNotice(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=19):
+class SettledNotice(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False, tag=19):
     """L10: everybody who may serve has applied `settled`."""
 
     term: TermField

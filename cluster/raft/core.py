@@ -95,14 +95,37 @@ class RaftCore(Questions):
     # Inputs: time and messages
 
     def tick(self, now: Instant) -> None:
-        """To be called every 10 to 20 ms."""
+        """To be called at `deadline`. Earlier calls do nothing; late ones delay, they never make anything unsafe."""
         m = self._member
         m.now = now
         m.outbox.reads += m.forwarded.expired(now)
         if m.role is LEADER:
             self._tick_leader()
-        elif now >= m.election_due or m.is_only_voter:
+        else:
             self._election.tick()
+
+    @property
+    def deadline(self) -> Instant | None:
+        """When `tick` has something to do, perhaps past; it may change with each input. None: not before another."""
+        m = self._member
+        if m.role is LEADER:
+            return self._leaders_deadline()
+        election, reads = self._election.due, m.forwarded.deadline
+        return election if reads is None or (election is not None and election < reads) else reads
+
+    def _leaders_deadline(self) -> Instant:
+        m = self._member
+        due = self._replication.heartbeat_due
+        for other in (self._replication.reads.deadline, self._hand_over.due):
+            if other is not None and other < due:
+                due = other
+        if m.is_only_voter:
+            return due
+        due = min(due, Instant(self._quorum_since() + m.config.patience_ns + 1))
+        oldest_write = m.outbox.oldest_write()
+        if oldest_write is not None and not self._hand_over.is_forced:
+            due = min(due, Instant(oldest_write + m.config.disk_stall_ns + 1))
+        return due
 
     def _tick_leader(self) -> None:
         m = self._member
@@ -260,8 +283,8 @@ class RaftCore(Questions):
         m.outbox.persisted(ticket)
         m.log.persisted(ticket)
         if m.role is LEADER:
-            self._replication.persisted()
-            self._after_commit()
+            if self._replication.persisted():
+                self._after_commit()
         elif m.role is CANDIDATE:
             self._election.count_own_vote()
             self._lead_if_won()
@@ -386,14 +409,19 @@ class RaftCore(Questions):
 
     def _on_append_reply(self, sender: NodeId, message: AppendReply) -> None:
         if self._member.role is LEADER:
-            self._replication.on_append_reply(sender, message)
+            has_committed = self._replication.on_append_reply(sender, message)
             self._hand_over.step()
-            self._after_commit()
+            if has_committed:
+                self._after_commit()
 
     def _on_snapshot_reply(self, sender: NodeId, message: SnapshotReply) -> None:
         progress = self._replication.progress.get(sender)
-        if self._member.role is LEADER and progress is not None:
-            self._replication.on_snapshot_reply(progress, message)
+        if (
+            self._member.role is LEADER
+            and progress is not None
+            and self._replication.on_snapshot_reply(progress, message)
+        ):
+            self._after_commit()
 
     # Reads
 
@@ -422,6 +450,8 @@ class RaftCore(Questions):
 
     def _answer_reads(self) -> None:
         m = self._member
+        if not self._replication.reads.round_wanted:
+            return
         for read in self._replication.reads.confirmed(self._replication.rounds.quorum_round):
             if read.asker is None:
                 m.outbox.reads.append(ReadState(read.number, read.index))

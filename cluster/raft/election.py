@@ -8,9 +8,9 @@ heard a leader less than E ago (L7) ignores requests: it doesn't even take over 
 leader itself asked for the election, and the request is in the very next term after that leader's.
 """
 
-from keycluster.cluster.raft.member import CANDIDATE, FOLLOWER, LEADER, PRE_CANDIDATE, Member, Role
+from keycluster.cluster.raft.member import CANDIDATE, FOLLOWER, PRE_CANDIDATE, Member, Role
 from keycluster.cluster.raft.messages import TimeoutNow, VoteReply, VoteRequest
-from keycluster.cluster.types import NodeId, Term
+from keycluster.cluster.types import Instant, NodeId, Term
 
 
 class Election:
@@ -20,12 +20,21 @@ class Election:
 
     # Campaigning
 
+    @property
+    def due(self) -> Instant | None:
+        """When `tick` has something to do, for a member that doesn't lead. None: not before another input."""
+        m = self._member
+        if not m.is_only_voter:
+            return m.election_due
+        if m.role is CANDIDATE:
+            return None  # Its vote is being written.
+        return m.now if self._may_campaign() else m.election_due
+
     def tick(self) -> None:
         m = self._member
-        if m.role is LEADER or (m.now < m.election_due and not m.is_only_voter):
+        due = self.due
+        if due is None or m.now < due:
             return
-        if m.role is CANDIDATE and m.is_only_voter:
-            return  # Its vote is being written.
         if self._may_campaign():
             self._campaign_for_pre_vote()
         else:

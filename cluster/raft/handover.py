@@ -54,6 +54,13 @@ class HandOver:
         self._repeat_at = Instant(m.now + m.config.heartbeat_ns)
         m.outbox.send(target, TimeoutNow(m.term))
 
+    @property
+    def due(self) -> Instant | None:
+        """When `tick` has something to do."""
+        if self.target is None:
+            return None
+        return min(self._deadline, self._repeat_at) if self.is_sent else self._deadline
+
     def tick(self) -> bool:
         """Returns whether the leader must step down."""
         now = self._member.now

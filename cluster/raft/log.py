@@ -147,13 +147,15 @@ class RaftLog:
     def commit_to(self, index: LogIndex) -> None:
         if index <= self.commit_index:
             return
-        require(index <= self.last_index, f"commit of {index} beyond the end, {self.last_index}")
+        if index > self.last_index:
+            raise InvariantBroken(f"commit of {index} beyond the end, {self.last_index}")
         start = self.commit_index + 1 - self._tail_first
         self.uncommitted_bytes -= sum(map(entry_bytes, self._tail[start : index + 1 - self._tail_first]))
         self.commit_index = index
 
     def applied_to(self, index: LogIndex) -> None:
-        require(index <= self.commit_index, f"applied {index} beyond what is committed, {self.commit_index}")
+        if index > self.commit_index:
+            raise InvariantBroken(f"applied {index} beyond what is committed, {self.commit_index}")
         self.applied_index = max(self.applied_index, index)
         self._forget(min(self.applied_index, self.stable_index))
 

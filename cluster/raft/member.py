@@ -94,7 +94,12 @@ class Member:
 
         The membership must be committed: before that the leader that took itself out still leads, on our word alone.
         """
-        return self.membership.all_voters == (self.node,) and self.memberships.newest_index <= self.log.commit_index
+        membership = self.memberships.newest
+        return (
+            len(membership.voters) == 1
+            and membership.all_voters == (self.node,)
+            and self.memberships.newest_index <= self.log.commit_index
+        )
 
     # Term and role
 

@@ -30,7 +30,7 @@ class EntryKind(IntEnum):
 COMMAND = EntryKind.COMMAND  # Looking up an enumeration's member is slow; this is done for each entry.
 
 
-class Entry(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+class Entry(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
     term: TermNumber
     index: Index
     kind: EntryKind
@@ -150,7 +150,9 @@ class SnapshotMeta(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_
     last_leader: NodeId | None  # Named by the newest LEADER entry at or below `index`.
 
 
-class RaftMessage(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+class RaftMessage(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
+    """Values without cycles, so the garbage collector needn't look at them; it would, with each message."""
+
     term: TermNumber
 
 

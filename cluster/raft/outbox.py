@@ -7,10 +7,10 @@ speaks of a durable log. Pre-votes promise nothing and don't wait.
 
 from collections import deque
 
-from keycluster.cluster.invariant import require
+from keycluster.cluster.invariant import InvariantBroken
 from keycluster.cluster.raft.log import RaftLog
 from keycluster.cluster.raft.messages import AppendReply, Entry, HardState, Message, SnapshotMeta
-from keycluster.cluster.raft.ready import IncomingChunk, Persist, ReadAnswer, Ready, SnapshotRead
+from keycluster.cluster.raft.ready import NOTHING, IncomingChunk, Persist, ReadAnswer, Ready, SnapshotRead
 from keycluster.cluster.types import Instant, NodeId
 
 HELD_MESSAGES_MAX = 1_000  # Behind a stalled disk. Older ones are dropped, as a network may drop them.
@@ -64,7 +64,8 @@ class Outbox:
         self._hard_state_ticket = self._next_ticket
 
     def persisted(self, ticket: int) -> None:
-        require(ticket < self._next_ticket, f"ticket {ticket} was never handed out")
+        if ticket >= self._next_ticket:
+            raise InvariantBroken(f"ticket {ticket} was never handed out")
         self._persisted_ticket = max(ticket, self._persisted_ticket)
         while self._outstanding and self._outstanding[0][0] <= ticket:
             self._outstanding.popleft()
@@ -89,6 +90,8 @@ class Outbox:
         return Persist(ticket, hard_state, truncate_from, entries)
 
     def drain(self, persist: Persist | None, committed: list[Entry]) -> Ready:
+        if persist is None and not committed and self._is_empty:
+            return NOTHING
         ready = Ready(
             persist,
             self.messages,
@@ -102,3 +105,14 @@ class Outbox:
         self.messages, self.reads, self.snapshots_wanted, self.snapshot_reads = [], [], [], []
         self.snapshot_chunk = self.snapshot_install = None
         return ready
+
+    @property
+    def _is_empty(self) -> bool:
+        return not (
+            self.messages
+            or self.reads
+            or self.snapshots_wanted
+            or self.snapshot_reads
+            or self.snapshot_chunk is not None
+            or self.snapshot_install is not None
+        )

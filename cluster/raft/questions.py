@@ -1,6 +1,6 @@
 """What can be asked of a core: its term, log and membership, and, of a leader, its lease and its members' progress."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from keycluster.cluster.raft.config import RaftConfig
 from keycluster.cluster.raft.handover import HandOver
@@ -144,6 +144,12 @@ class Questions:
         if not self.is_leader:
             return {}
         return {peer: progress.view() for peer, progress in self._replication.progress.items()}
+
+    def matches(self) -> Iterator[tuple[NodeId, LogIndex]]:
+        """As leader: up to where each other member has the log durably."""
+        if self.is_leader:
+            for peer, progress in self._replication.progress.items():
+                yield peer, progress.match
 
     @property
     def uncommitted_bytes(self) -> int:

@@ -43,6 +43,11 @@ class ForwardedReads:
     def is_full(self) -> bool:
         return len(self._asked) >= self._config.reads_pending_max
 
+    @property
+    def deadline(self) -> Instant | None:
+        """The earliest."""
+        return next(iter(self._asked.values()))[1] if self._asked else None
+
     def add(self, request: int, now: Instant) -> int:
         """Returns the number to ask with."""
         self._next += 1
@@ -83,6 +88,12 @@ class LeaderReads:
     def round_wanted(self) -> int:
         """The newest round that reads wait for; 0 if none do."""
         return self._waiting[-1].round if self._waiting else 0
+
+    @property
+    def deadline(self) -> Instant | None:
+        """The earliest."""
+        first = [reads[0].deadline for reads in (self._early, self._waiting) if reads]
+        return min(first, default=None)
 
     def add_early(self, asker: NodeId | None, number: int, now: Instant) -> None:
         self._early.append(LeaderRead(asker, number, Instant(now + self._config.patience_ns), LogIndex(0), 0))

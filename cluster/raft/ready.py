@@ -1,14 +1,16 @@
 """What the core wants done: the one value that its driver reads after each input."""
 
-from dataclasses import dataclass, field
-from typing import TypeAlias
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+import msgspec
 
 from keycluster.cluster.raft.messages import Entry, HardState, Message, SnapshotMeta
 from keycluster.cluster.types import LogIndex, NodeId
 
 
-@dataclass(frozen=True, slots=True)
-class Persist:
+class Persist(msgspec.Struct, frozen=True):
     """One durable write: cut the log off from `truncate_from` on, append `entries`, replace term and vote.
 
     All of it or nothing. Writes complete in order of their tickets; the core hears of them by `persisted`, which may
@@ -60,8 +62,7 @@ class IncomingChunk:
     done: bool  # The last one.
 
 
-@dataclass(slots=True)
-class Ready:
+class Ready(msgspec.Struct, frozen=True):
     """To be worked off by the driver. Within one value and from one to the next:
 
     1. `persist` is written in order of tickets, then `persisted` called. Nothing else here waits for it: what must, the
@@ -73,13 +74,18 @@ class Ready:
        `snapshot_installed` or `snapshot_refused`. Meanwhile the core hands out no entries to write or to apply.
     6. `snapshots_wanted`: make a snapshot and call `offer_snapshot`. Asked again each `snapshot_retry_ns`.
     7. `snapshot_reads`: `snapshot_chunk_read` or `snapshot_read_failed` for each.
+
+    After most inputs it is `NOTHING`. (A msgspec structure: made after each of the others, in a fifth of the time.)
     """
 
     persist: Persist | None = None
-    messages: list[tuple[NodeId, Message]] = field(default_factory=list)
-    committed: list[Entry] = field(default_factory=list)
-    reads: list[ReadAnswer] = field(default_factory=list)
-    snapshots_wanted: list[NodeId] = field(default_factory=list)
-    snapshot_reads: list[SnapshotRead] = field(default_factory=list)
+    messages: Sequence[tuple[NodeId, Message]] = ()
+    committed: Sequence[Entry] = ()
+    reads: Sequence[ReadAnswer] = ()
+    snapshots_wanted: Sequence[NodeId] = ()
+    snapshot_reads: Sequence[SnapshotRead] = ()
     snapshot_chunk: IncomingChunk | None = None
     snapshot_install: SnapshotMeta | None = None
+
+
+NOTHING: Final = Ready()

@@ -29,7 +29,7 @@ class Replication:
         self.term_start = LogIndex(0)  # The leader's own first entry.
         self.last_term_leader: NodeId | None = None
         self.began_at = member.now
-        self._heartbeat_due = member.now
+        self.heartbeat_due = member.now
         self._has_news = False  # Something to send may have come up since the last flush.
 
     def begin(self) -> None:
@@ -67,19 +67,23 @@ class Replication:
             self.snapshots.forget(peer)
         self.progress = {peer: self.progress.get(peer) or Progress(peer, first) for peer in members}
 
-    def advance_commit(self) -> None:
-        """Commits what a quorum has durably, if it is of this term: older entries only along with one (3.6.2)."""
+    def advance_commit(self) -> bool:
+        """Commits what a quorum has durably, if it is of this term: older entries only along with one (3.6.2).
+
+        Returns whether it was anything. To be called when a match above the commit index is news, or who counts is.
+        """
         m = self._member
         matches: dict[NodeId, int] = {peer: progress.match for peer, progress in self.progress.items()}
         matches[m.node] = m.log.stable_index
         index = LogIndex(m.membership.quorum_value(matches))
         if index <= m.log.commit_index or index < self.term_start:
-            return
+            return False
         was_own_term_committed = self.is_own_term_committed
         m.commit_to(index)
         self._has_news = True
         if not was_own_term_committed:
             self.reads.own_term_committed(index=index, next_round=self.rounds.newest + 1)
+        return True
 
     @property
     def is_own_term_committed(self) -> bool:
@@ -94,14 +98,14 @@ class Replication:
     # Time
 
     def tick(self) -> None:
-        if self._member.now >= self._heartbeat_due:
+        if self._member.now >= self.heartbeat_due:
             self.begin_round(probes_again=True)
 
     def begin_round(self, *, probes_again: bool) -> None:
         """A message to everybody, so that each reply confirms our leadership from now on."""
         m = self._member
         if probes_again:  # A round for reads doesn't put off the next of these: reads may come all the time.
-            self._heartbeat_due = Instant(m.now + m.config.heartbeat_ns)
+            self.heartbeat_due = Instant(m.now + m.config.heartbeat_ns)
         self.rounds.begin(m.membership, m.now)
         for progress in self.progress.values():
             self._beat(progress, probes_again=probes_again)
@@ -175,31 +179,35 @@ class Replication:
 
     # Replies
 
-    def on_append_reply(self, sender: NodeId, message: AppendReply) -> None:
+    def on_append_reply(self, sender: NodeId, message: AppendReply) -> bool:
+        """Returns whether it made the commit index rise."""
         m = self._member
         progress = self.progress.get(sender)
         if progress is None:
-            return
+            return False
         if message.match > m.log.last_index:
             raise InvariantBroken(f"{sender} acknowledges {message.match}, beyond our log's end, {m.log.last_index}")
         progress.heard_at = m.now
-        self._has_news = True
         self.rounds.echoed(sender, message.round, m.membership)
         if message.rejected is not None:
             self._on_rejected(progress, message, message.rejected)
+            has_committed = False
         else:
-            self._on_matched(progress, message.match)
+            has_committed = self._on_matched(progress, message.match)
+        # Else all that it doesn't have yet is on its way: most replies change nothing for anybody.
+        self._has_news = self._has_news or progress.state is not REPLICATE or progress.next <= m.log.last_index
+        return has_committed
 
-    def _on_matched(self, progress: Progress, match: LogIndex) -> None:
+    def _on_matched(self, progress: Progress, match: LogIndex) -> bool:
         is_news = progress.matched(match)
         if progress.state is PROBE and match >= progress.next - 1:
             progress.become_replicate()
+            self._has_news = True  # What is committed.
         elif progress.state is SNAPSHOT and progress.match + 1 >= self._member.log.first_index:
             # It found what it needed otherwise.
             self.snapshots.forget(progress.peer)
             progress.become_probe(LogIndex(progress.match + 1))
-        if is_news:
-            self.advance_commit()
+        return is_news and match > self._member.log.commit_index and self.advance_commit()
 
     def _on_rejected(self, progress: Progress, message: AppendReply, rejected: LogIndex) -> None:
         """Goes back to where the logs may meet, in one step for each term in which they differ."""
@@ -210,15 +218,17 @@ class Replication:
         meet, _ = self._member.log.last_with_term_up_to(message.hint_index, message.hint_term)
         progress.become_probe(min(rejected, LogIndex(meet + 1)))
 
-    def on_snapshot_reply(self, progress: Progress, message: SnapshotReply) -> None:
+    def on_snapshot_reply(self, progress: Progress, message: SnapshotReply) -> bool:
+        """Returns whether it made the commit index rise."""
         progress.heard_at = self._member.now
         self._has_news = True
         self.snapshots.on_reply(progress, message)
-        self.advance_commit()
+        return self.advance_commit()
 
-    def persisted(self) -> None:
-        """More of our own log is durable."""
-        self.advance_commit()
+    def persisted(self) -> bool:
+        """More of our own log is durable. Returns whether that made the commit index rise."""
+        log = self._member.log
+        return log.stable_index > log.commit_index and self.advance_commit()
 
     def needed_above(self, progress: Progress) -> LogIndex:
         """The member needs the entries above this: behind what it has, or behind the snapshot on its way to it."""

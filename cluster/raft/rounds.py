@@ -40,7 +40,7 @@ class Rounds:
         if number <= self._echoed.get(peer, 0) or number > self.newest:
             return False
         self._echoed[peer] = number
-        return self.recount(membership)
+        return number > self.quorum_round and self.recount(membership)
 
     def recount(self, membership: Membership) -> bool:
         """Also after the membership changed: what a quorum of it has echoed. Never goes back."""

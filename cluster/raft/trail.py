@@ -12,21 +12,18 @@ T = TypeVar("T")
 
 
 class Trail(Generic[T]):
+    """`newest`, its entry's index, and `committed`, the newest at or below the commit index, are asked for with each
+    message: they are plain attributes, kept up by every change."""
+
     def __init__(self, index: LogIndex, value: T) -> None:
         self._set: list[tuple[LogIndex, T]] = [(index, value)]
+        self.newest_index = index
+        self.newest = value
+        self.committed = value
 
-    @property
-    def newest(self) -> T:
-        return self._set[-1][1]
-
-    @property
-    def newest_index(self) -> LogIndex:
-        return self._set[-1][0]
-
-    @property
-    def committed(self) -> T:
-        """The newest value at or below the commit index: all older ones are forgotten."""
-        return self._set[0][1]
+    def _note_ends(self) -> None:
+        self.newest_index, self.newest = self._set[-1]
+        self.committed = self._set[0][1]
 
     @property
     def standing(self) -> list[T]:
@@ -35,17 +32,21 @@ class Trail(Generic[T]):
 
     def append(self, index: LogIndex, value: T) -> None:
         self._set.append((index, value))
+        self._note_ends()
 
     def truncate(self, first: LogIndex) -> None:
         """Entries from `first` on are gone."""
         while len(self._set) > 1 and self._set[-1][0] >= first:
             self._set.pop()
+        self._note_ends()
 
     def commit_to(self, index: LogIndex) -> None:
         while len(self._set) > 1 and self._set[1][0] <= index:
             del self._set[0]
+            self._note_ends()
 
     def reset(self, index: LogIndex, value: T, *, keeps_suffix: bool) -> None:
         """The value as of a snapshot at `index`; values of entries behind it stay if these do."""
         behind = [(at, later) for at, later in self._set if at > index] if keeps_suffix else []
         self._set = [(index, value), *behind]
+        self._note_ends()

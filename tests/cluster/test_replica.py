@@ -388,7 +388,7 @@ def test_digest_of_a_state_not_reached_yet_is_compared_later() -> None:
     "config",
     [
         ReplicaConfig(tick_ns=0),
-        ReplicaConfig(tick_ns=300 * MILLISECOND),
+        ReplicaConfig(tick_ns=600 * MILLISECOND),
         ReplicaConfig(renew_ns=600 * MILLISECOND),
         ReplicaConfig(report_ns=0),
     ],
@@ -412,6 +412,6 @@ def test_wakeup_is_never_far_and_never_past() -> None:
     world.cut_off(lonely.node)
     world.run_for(2 * SECOND)
     now = lonely.now(world.t)
-    assert replica_of(lonely).next_wakeup(now) == now + world.config.tick_ns
+    assert now < replica_of(lonely).next_wakeup(now) <= now + world.config.tick_ns
     assert replica_of(lonely).cluster_time(Instant(now + 10 * SECOND)) is None
     assert replica_of(lonely).cluster_time(now) != ClusterTime(0)

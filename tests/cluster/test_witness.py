@@ -30,7 +30,7 @@ def test_table_keeps_the_newest_of_each_member() -> None:
 def test_table_forgets_who_left() -> None:
     """It stays as small as the configuration."""
     table = WitnessTable({N1: pair(2, 9), N2: pair(1, 1)})
-    table.keep_only([N2])
+    table.keep_only({N2})
     assert table.known_of(N1) is None
     assert table.known_of(N2) == pair(1, 1)
 

@@ -193,13 +193,13 @@ def new_leader_behind_with_its_commit_index() -> None:
 
 def old_leader_with_company() -> None:
     """L2(b): a leader that is cut off with a member lends it nothing once another may lead."""
-    world = region(learner=True, config=EAGER)
+    world = region(learner=True, config=EAGER, seed=2)  # Elects while the old one still thinks it leads.
     old = leader_of(world)
     for node in others(world, old.node):
         world.cut_off(node, keep=others(world, old.node, node))
     write_when_led(world, after=old.node)
-    for _ in range(20):
-        world.run_for(100 * MILLISECOND)
+    for _ in range(200):
+        world.run_for(10 * MILLISECOND)
         propose(world, leader_of(world))
 
 
