@@ -53,7 +53,7 @@ def completed(address: str, module: str, jobs: Iterable[Job], *, limit_s: float)
     except ImportError:
         raise RemoteFailed("--on needs Dask: pip install 'keycluster[campaign]'") from None
     try:
-        client = distributed.Client(address, timeout=CONNECT_S, set_as_default=False)
+        client = distributed.Client(address, timeout=CONNECT_S)
     except (OSError, ValueError) as error:
         raise RemoteFailed(f"no scheduler answers at {address}: {error}") from None
     submitted = _Submitted(client, distributed.wait, module, iter(jobs), limit_s)

@@ -48,7 +48,13 @@ def _run(spec: RunSpec, trace: Trace) -> SeedReport:
     faults = spec.faults
     if faults is None:
         faults = draw_schedule(spec.seed, time_ns=spec.time_ns, kinds=SUPPORTED if spec.kinds is None else spec.kinds)
-    drawn = replace(spec, nodes=spec.nodes or 3, clients=spec.clients or 4, operations_per_s=spec.operations_per_s or 20.0, faults=faults)
+    drawn = replace(
+        spec,
+        nodes=spec.nodes or 3,
+        clients=spec.clients or 4,
+        operations_per_s=spec.operations_per_s or 20.0,
+        faults=faults,
+    )
     report = SeedReport(spec=spec, drawn=drawn)
     nodes = [f"n{number + 1}" for number in range(drawn.nodes or 3)]
     for node in nodes:

@@ -1,0 +1,59 @@
+"""What runs come to, and when they have shown too little."""
+
+from collections import Counter
+
+import pytest
+
+from keycluster.cluster.types import SECOND
+from keycluster.simulations.campaign.totals import Totals
+from keycluster.simulations.faults import FaultKind
+from keycluster.simulations.runs import Failure, RunSpec, SeedReport, Simulator
+
+MARKS = {"snapshot": ["core", "region"], "transfer": ["core"], "door": ["region"]}
+
+
+@pytest.fixture
+def totals() -> Totals:
+    return Totals(Simulator.CORE, (FaultKind.PAUSE, FaultKind.LOSS))
+
+
+def report(spec: RunSpec, *, marks: tuple[str, ...] = (), failures: int = 0, **faults: int) -> SeedReport:
+    return SeedReport(
+        spec,
+        simulated_ns=60 * SECOND,
+        wall_s=0.5,
+        events=1_000,
+        faults=Counter(faults),
+        marks=Counter(marks),
+        failures=[Failure("checker", "found")] * failures,
+    )
+
+
+def test_sums(totals: Totals, spec: RunSpec) -> None:
+    """Speed is that of one core, however many ran."""
+    totals.add(report(spec, pause=2, failures=1), MARKS)
+    totals.add(report(spec, pause=1, loss=1), MARKS)
+    assert (totals.seeds, totals.speed, totals.events_per_s) == (2, 120, 2_000)
+    assert totals.faults == {"pause": 3, "loss": 1}
+    assert len(totals.failed) == 1
+
+
+def test_coverage_names_what_was_never_seen(totals: Totals, spec: RunSpec) -> None:
+    """Marks of this simulator and kinds that could be drawn; another simulator's marks are not asked for."""
+    totals.add(report(spec, marks=("snapshot",), pause=1), MARKS)
+    assert totals.marks_never_hit() == ["transfer"]
+    assert totals.kinds_without_effect() == ["loss"]
+    assert totals.gaps(coverage=True) == [
+        "no fault of this kind had an effect: loss",
+        "a mark was never hit: transfer",
+    ]
+    assert totals.gaps(coverage=False) == []
+
+
+def test_rates_that_make_nothing_happen_are_a_failure(totals: Totals, spec: RunSpec) -> None:
+    """Also without coverage; but not where no faults were asked for."""
+    totals.add(report(spec), MARKS)
+    assert totals.gaps(coverage=False) == ["no fault had an effect in any run"]
+    calm = Totals(Simulator.CORE, ())
+    calm.add(report(spec), {})
+    assert calm.gaps(coverage=True) == []
