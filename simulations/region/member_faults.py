@@ -8,7 +8,6 @@ import random
 from functools import partial
 
 from keycluster.cluster.keys.records import MemberRole
-from keycluster.cluster.membership import wanted_voters
 from keycluster.cluster.wire.errors import KmsError
 from keycluster.node.joining import JoinFailed
 from keycluster.simulations.faults import Fault, FaultKind
@@ -32,9 +31,9 @@ def remove(nemesis: Nemesis, fault: Fault, rng: random.Random) -> str | None:
     """A learner, or a voter that the region can spare; the leader among them."""
     region = nemesis.region
     rows = region.rows()
-    voters = wanted_voters(rows.values())
-    names = [name for name, row in sorted(rows.items()) if name not in region.removed and row.wanted is not None]
-    fit = [name for name in names if name in region.nodes and (name not in voters or len(voters) > VOTERS_MIN)]
+    stay = {name: row for name, row in sorted(rows.items()) if name in region.nodes and name not in region.removed}
+    voters = [name for name, row in stay.items() if row.role is MemberRole.VOTER]
+    fit = [name for name in stay if name not in voters or len(voters) > VOTERS_MIN]
     if not fit:
         return None
     node = region.nodes[rng.choice(fit)]

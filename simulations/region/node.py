@@ -30,13 +30,15 @@ from keycluster.node.peers import RemovedFromRegion
 from keycluster.node.raft_driver import DEFAULT_RETENTION, Touched
 from keycluster.node.run import Node, open_stores
 from keycluster.node.seal_source import open_seal
-from keycluster.node.sealing import SealError, open_secrets
+from keycluster.node.sealing import NodeSecrets, SealError, open_secrets
 from keycluster.simulations.disk import CrashDisk
 from keycluster.simulations.region.clock import SimClock
 from keycluster.simulations.region.entropy import SimEntropy
 from keycluster.simulations.region.network import SimNetwork
 from keycluster.simulations.region.process import Process
 from keycluster.simulations.region.wire import Wire
+
+DISK_S = 0.0003  # A synced write on an SSD of a data centre.
 
 
 class NodeState(StrEnum):
@@ -86,7 +88,13 @@ class NodeWatch(Protocol):
 
     def started(self, node: "SimNode") -> None: ...
 
-    def moved(self, node: "SimNode", entries: Sequence[Entry], outcomes: Sequence[Outcome | None]) -> None:
+    def opened(self, node: "SimNode", secrets: NodeSecrets) -> None:
+        """Its folder is open: these are its secrets."""
+        ...
+
+    def moved(
+        self, node: "SimNode", entries: Sequence[Entry], outcomes: Sequence[Outcome | None], touched: Touched
+    ) -> None:
         """Entries were applied and are visible."""
         ...
 
@@ -113,7 +121,7 @@ class WatchedNode(Node):
 
     def state_moved(self, entries: Sequence[Entry], outcomes: Sequence[Outcome | None], touched: Touched) -> None:
         super().state_moved(entries, outcomes, touched)
-        self.watch.moved(self.owner, entries, outcomes)
+        self.watch.moved(self.owner, entries, outcomes, touched)
 
     def state_replaced(self) -> None:
         super().state_replaced()
@@ -162,6 +170,8 @@ class SimNode:
         self.retention = DEFAULT_RETENTION
         self.life: Life | None = None
         self.lives = 0
+        self._delays_s: dict[int, float] = {}
+        self.disk.delay_s = DISK_S
         self._wire = wire
         self._network = network
         self._nursery = nursery
@@ -240,6 +250,11 @@ class SimNode:
         """Kills it if it is that life's process which still runs."""
         if self.life is life:
             self.kill("it did not stop")
+
+    def slow_down(self, reason: int, delay_s: float) -> None:
+        """How much longer all work of the disk takes for that reason; reasons add up."""
+        self._delays_s[reason] = delay_s
+        self.disk.delay_s = DISK_S + sum(self._delays_s.values())
 
     def pause(self) -> None:
         if self.life is not None:
@@ -323,6 +338,7 @@ class SimNode:
             close()
             raise
         node.watch, node.owner = self._watch, self
+        self._watch.opened(self, secrets)
         return node, close
 
     def _judge(self, failure: Exception) -> Ending:

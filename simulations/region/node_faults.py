@@ -144,13 +144,13 @@ def wall_jump(nemesis: Nemesis, fault: Fault, rng: random.Random) -> str | None:
 
 def disk_slow(nemesis: Nemesis, fault: Fault, rng: random.Random) -> str | None:
     nodes = nemesis.victims(rng, rng.random())
-    usual = [node.disk.delay_s for node in nodes]
+    delay_s = fault.strength * SLOW_S_MAX
     for node in nodes:
-        node.disk.delay_s = fault.strength * SLOW_S_MAX
+        node.slow_down(fault.number, delay_s)
 
     def end() -> None:
-        for node, delay_s in zip(nodes, usual, strict=True):
-            node.disk.delay_s = delay_s
+        for node in nodes:
+            node.slow_down(fault.number, 0)
 
     nemesis.lasts(fault, end)
     return names(nodes) or None

@@ -34,6 +34,7 @@ from keycluster.node.join_token import JoinToken, parse_join_token
 from keycluster.node.joining import JoinFailed, join_region
 from keycluster.simulations.disk import CrashDisk
 from keycluster.simulations.region.clock import SimClock
+from keycluster.simulations.region.logs import captured_logs
 from keycluster.simulations.region.network import SimNetwork
 from keycluster.simulations.region.node import NodeState, SimNode, WatchedNode
 from keycluster.simulations.region.state_checks import StateChecks
@@ -93,7 +94,7 @@ class SimRegion:
     """Made by `open_region`."""
 
     def __init__(
-        self, seed: str, *, wire: Wire, network: SimNetwork, nursery: trio.Nursery, trace: Trace, wall_ns: int = 0
+        self, seed: str, *, wire: Wire, network: SimNetwork, nursery: trio.Nursery, checks: StateChecks, wall_ns: int
     ) -> None:
         """`wall_ns`: what all wall clocks are off by."""
         self.wire = wire
@@ -115,10 +116,11 @@ class SimRegion:
         self._machines = self._tries = 0
         self._voters: list[NodeId] = []
         self._down_until_ns: dict[NodeId, int] = {}
-        self.checks = StateChecks(self.nodes, now_ns=lambda: wire.now_ns, trace=trace)
+        self.checks = checks
+        self.checks.nodes = self.nodes
         self._moved = trio.Event()
         self.checks.on_move = self._move
-        self.checks.on_end = lambda node: self.start_after(node, RESTART_NS)
+        self.checks.on_end = lambda node: wire.after(RESTART_NS, self.start, node)
         self._seed = seed
         self._rng = random.Random(f"{seed}/operator")
         self._nursery = nursery
@@ -315,16 +317,19 @@ class SimRegion:
 @asynccontextmanager
 async def open_region(seed: str, *, trace: Trace, wall_ns: int = 0) -> AsyncIterator[SimRegion]:
     """An empty region within `run_deterministically`. When the block is left all of its machines are gone."""
-    async with trio.open_nursery() as nursery:
-        wire = Wire()
-        await nursery.start(wire.run)
-        network = SimNetwork(wire, random.Random(f"{seed}/network"))
-        region = SimRegion(seed, wire=wire, network=network, nursery=nursery, trace=trace, wall_ns=wall_ns)
-        try:
-            yield region
-        finally:
-            await region.demolish()
-            nursery.cancel_scope.cancel()
+    wire = Wire()
+    checks = StateChecks(now_ns=lambda: wire.now_ns, trace=trace)
+    with captured_logs(checks.take_line):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(wire.run)
+            network = SimNetwork(wire, random.Random(f"{seed}/network"))
+            network.tap = checks.secrecy.tap
+            region = SimRegion(seed, wire=wire, network=network, nursery=nursery, checks=checks, wall_ns=wall_ns)
+            try:
+                yield region
+            finally:
+                await region.demolish()
+                nursery.cancel_scope.cancel()
 
 
 def _config(name: NodeId, *, az: str, role: MemberRole) -> NodeConfig:

@@ -10,18 +10,18 @@ checks             what clients saw, and what is on the disks
 import random
 import time
 import traceback
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 import trio
 
 from keycluster.cluster.marks import all_marks, forget_hits
+from keycluster.simulations.checkers.check import check_all
+from keycluster.simulations.checkers.history import History
 from keycluster.simulations.faults import Fault, FaultKind, draw_schedule
 from keycluster.simulations.region.deterministic import run_deterministically
 from keycluster.simulations.region.finish import demand_liveness, make_peace
-from keycluster.simulations.region.logs import captured_logs, is_fault_of_ours, line_of
 from keycluster.simulations.region.loss_faults import LOSS_STRIKES
 from keycluster.simulations.region.member_faults import MEMBER_STRIKES
 from keycluster.simulations.region.nemesis import Nemesis, Strike
@@ -29,17 +29,26 @@ from keycluster.simulations.region.network_faults import NETWORK_STRIKES
 from keycluster.simulations.region.node_faults import NODE_STRIKES
 from keycluster.simulations.region.region import RegionShape, SimRegion, open_region
 from keycluster.simulations.region.template import Template, template_of
+from keycluster.simulations.region.workload import SimWorkload
 from keycluster.simulations.runs import Failure, RunSpec, SeedReport
-from keycluster.simulations.trace import Trace
+from keycluster.simulations.trace import Trace, What
+from keycluster.simulations.workload.plan import Plan, draw_plan
 
 STRIKES: Final[dict[FaultKind, Strike]] = {**NETWORK_STRIKES, **NODE_STRIKES, **MEMBER_STRIKES, **LOSS_STRIKES}
 SUPPORTED: Final[tuple[FaultKind, ...]] = tuple(kind for kind in FaultKind if kind in STRIKES)
 
 GAP_SCALE: Final = 2.0  # Fewer faults to a second than in the core simulator: a node has more to do in between.
 BEGIN_S_MAX: Final = 20.0
+REGION: Final = "region"
 VOTERS: Final = (3, 3, 3, 5, 5)
 LEARNERS: Final = (0, 0, 1, 2)
 AZS: Final = (3, 3, 3, 2, 1)
+
+
+PROOF_S: Final = 15.0
+BLOBS_MAX: Final = 200  # Of the ciphertexts of a run, opened again at its end.
+DAYS_LATER: Final = (0, 0, 8, 31, 120)
+"""Clocks go on by so much before the last look: keys whose waiting period is over are to be gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +57,7 @@ class _Drawn:
 
     shape: RegionShape
     faults: tuple[Fault, ...]
+    plan: Plan
 
 
 def run(spec: RunSpec, *, trace: Trace | None = None) -> SeedReport:
@@ -57,14 +67,21 @@ def run(spec: RunSpec, *, trace: Trace | None = None) -> SeedReport:
     began = time.perf_counter()
     try:
         drawn = _draw(spec)
-        report.drawn = replace(spec, nodes=drawn.shape.voters, faults=drawn.faults)
+        report.drawn = replace(
+            spec,
+            nodes=drawn.shape.voters,
+            clients=drawn.plan.clients,
+            operations_per_s=drawn.plan.rate_per_s,
+            faults=drawn.faults,
+        )
         template = template_of(drawn.shape)
         forget_hits()
         this = _Run(spec, drawn, template, trace=trace, report=report)
         run_deterministically(this.run, seed=spec.seed)
+        this.judge()
     except Exception as error:  # noqa: BLE001  # A simulator that fails has found nothing, and must say so.
-        report.failures.append(Failure("simulator", _describe(error)))
-    report.marks.update({mark.name: mark.count for mark in all_marks() if mark.count})
+        report.failures.append(Failure("simulator", "".join(traceback.format_exception(error))))
+    report.marks.update({mark.name: mark.count for mark in all_marks() if mark.count and REGION in mark.within})
     report.trace_sha256 = trace.sha256()
     report.wall_s = time.perf_counter() - began
     return report
@@ -74,15 +91,15 @@ def _draw(spec: RunSpec) -> _Drawn:
     rng = random.Random(f"shape/{spec.seed}")
     voters, learners, azs = rng.choice(VOTERS), rng.choice(LEARNERS), rng.choice(AZS)
     shape = RegionShape(voters=spec.nodes or voters, learners=learners, azs=azs)
-    kinds = SUPPORTED if spec.kinds is None else [kind for kind in spec.kinds if kind in STRIKES]
     faults = spec.faults
     if faults is None:
+        kinds = SUPPORTED if spec.kinds is None else [kind for kind in spec.kinds if kind in STRIKES]
         faults = draw_schedule(spec.seed, time_ns=spec.time_ns, kinds=kinds, gap_scale=GAP_SCALE)
-    return _Drawn(shape, faults)
+    return _Drawn(shape, faults, draw_plan(spec.seed, clients=spec.clients, rate_per_s=spec.operations_per_s))
 
 
 class _Run:
-    """One run, inside `run_deterministically`."""
+    """One run, inside `run_deterministically`; then judged."""
 
     def __init__(self, spec: RunSpec, drawn: _Drawn, template: Template, *, trace: Trace, report: SeedReport) -> None:
         self._spec = spec
@@ -90,44 +107,56 @@ class _Run:
         self._template = template
         self._trace = trace
         self._report = report
+        self._history = History()
 
     async def run(self) -> None:
-        async with open_region(str(self._spec.seed), trace=self._trace) as region:
-            with captured_logs(partial(self._take_line, region)):
-                try:
-                    await self._run_in(region)
-                finally:
-                    self._report.failures += region.checks.failures
-                    self._report.simulated_ns = region.wire.now_ns
-                    self._report.events = region.wire.fired
+        report = self._report
+        async with open_region(f"{self._spec.seed}", trace=self._trace) as region:
+            try:
+                await self._run_in(region)
+            finally:
+                report.simulated_ns = region.wire.now_ns
+        report.failures += region.checks.failures
+        report.events = region.wire.fired
 
     async def _run_in(self, region: SimRegion) -> None:
-        template, spec = self._template, self._spec
+        drawn, template, spec = self._drawn, self._template, self._spec
         nemesis = Nemesis(region, strikes=STRIKES, trace=self._trace)
-        rng = random.Random(f"finish/{spec.seed}")
         region.put_up(template.shape, template.files, template.client_ca)
         with trio.move_on_after(BEGIN_S_MAX) as beginning:
             await region.all_serve(template.shape)
         if beginning.cancelled_caught:
             region.checks.found("liveness", "the region didn't come up at all")
-        await nemesis.run(self._drawn.faults, time_ns=spec.time_ns)
-        self._report.faults.update(nemesis.counts)
-        if region.members_move:
-            await make_peace(nemesis, prove=partial(_prove, region))
-        await demand_liveness(nemesis, rng, prove=partial(_prove, region))
-        await make_peace(nemesis, prove=partial(_prove, region))
+        work = SimWorkload(region, drawn.plan, seed=f"{spec.seed}", history=self._history, trace=self._trace)
+        nemesis.clients = work.names
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(work.run)
+            await nemesis.run(drawn.faults, time_ns=spec.time_ns)
+            self._report.faults.update(nemesis.counts)
+            prove = partial(work.prove_alive, seconds=PROOF_S)
+            rng = random.Random(f"finish/{spec.seed}")
+            if region.members_move:
+                await make_peace(nemesis, prove=prove)
+            await demand_liveness(nemesis, rng, prove=prove)
+            await make_peace(nemesis, prove=prove)
+            await work.stop()
+        await self._look_at_the_end(region, work, rng)
+        self._report.failures += work.failures
 
-    def _take_line(self, region: SimRegion, lane: str, level: str, event: str, rest: Mapping[str, Any]) -> None:
-        line = line_of(event, rest)
-        self._trace.note(region.wire.now_ns, lane, level, line)
-        if is_fault_of_ours(level, event, rest):
-            region.checks.found("log", f"{lane}: {line}")
+    async def _look_at_the_end(self, region: SimRegion, work: SimWorkload, rng: random.Random) -> None:
+        days = rng.choice(DAYS_LATER)
+        if days:
+            try:
+                await work.let_time_pass(days=days)
+            except trio.TooSlowError:
+                region.checks.found("liveness", f"what is due {days} days later isn't done")
+        await work.last_look(blobs_max=BLOBS_MAX)
+        region.checks.look_on_disks()
 
-
-async def _prove(region: SimRegion) -> bool:
-    await region.operate("CreateAccessKey", account="123456789012")
-    return True
-
-
-def _describe(error: BaseException) -> str:
-    return "".join(traceback.format_exception(error))
+    def judge(self) -> None:
+        """By what clients saw."""
+        for call in self._history.calls:
+            self._report.operations[f"{call.operation} {call.kind.value if call.kind else 'unknown'}"] += 1
+        for failure in check_all(self._history):
+            self._trace.note(failure.at_ns or self._report.simulated_ns, "checks", What.OFFENCE, failure.checker)
+            self._report.failures.append(failure)

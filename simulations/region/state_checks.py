@@ -10,11 +10,16 @@
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from keycluster.cluster.keys.commands import Outcome
 from keycluster.cluster.raft.messages import Entry
 from keycluster.cluster.types import LogIndex, NodeId, Term
+from keycluster.node.raft_driver import Touched
+from keycluster.node.sealing import NodeSecrets
+from keycluster.simulations.region.logs import is_fault_of_ours, line_of
 from keycluster.simulations.region.node import Ending, NodeState, SimNode
+from keycluster.simulations.region.secrecy import SecrecyWatch
 from keycluster.simulations.runs import Failure
 from keycluster.simulations.trace import Trace, What
 
@@ -28,16 +33,17 @@ _SETTLED, _ENDINGS, _LOG = "settled", "endings", "log"
 class StateChecks:
     """A region's `NodeWatch`: checks, and notes in the trace."""
 
-    def __init__(self, nodes: Mapping[NodeId, SimNode], *, now_ns: Callable[[], int], trace: Trace) -> None:
-        """`nodes` is looked at live: nodes come and go."""
+    def __init__(self, *, now_ns: Callable[[], int], trace: Trace) -> None:
+        self.nodes: Mapping[NodeId, SimNode] = {}
+        """Looked at live: nodes come and go."""
         self.failures: list[Failure] = []
         self.settled = LogIndex(0)
         self.leaders: dict[Term, NodeId] = {}
         self.on_move: Callable[[], None] = _nothing
         """Called after each step of any node."""
         self.on_end: Callable[[SimNode], None] = _no_matter
-        """Called when a node has ended by itself."""
-        self._nodes = nodes
+        """Called when a node has ended, by itself or because it was told to."""
+        self.secrecy = SecrecyWatch(found=self.found)
         self._now_ns = now_ns
         self._trace = trace
         self._entries: dict[LogIndex, tuple[Term, int, bytes]] = {}
@@ -56,14 +62,25 @@ class StateChecks:
         if len(self.failures) < FAILURES_MAX:
             self.failures.append(Failure(checker, message, self._now_ns()))
 
+    def look_on_disks(self) -> None:
+        """At the end."""
+        for node in self.nodes.values():
+            self.secrecy.look_on_disk(node)
+
     # As NodeWatch
 
     def started(self, node: SimNode) -> None:
         self._note(node, What.STARTS, node.lives)
         self._look_at_state(node)
 
-    def moved(self, node: SimNode, entries: Sequence[Entry], outcomes: Sequence[Outcome | None]) -> None:
+    def opened(self, node: SimNode, secrets: NodeSecrets) -> None:
+        self.secrecy.learn_node(node, secrets)
+
+    def moved(
+        self, node: SimNode, entries: Sequence[Entry], outcomes: Sequence[Outcome | None], touched: Touched
+    ) -> None:
         del outcomes
+        self.secrecy.learn_rows(node, touched)
         for entry in entries:
             fact = (entry.term, int(entry.kind), hashlib.sha256(entry.payload).digest()[:HASH_BYTES])
             known = self._entries.setdefault(entry.index, fact)
@@ -94,15 +111,18 @@ class StateChecks:
         if replica.settled_index > self.settled:
             self.settled = replica.settled_index
             self._trace.note(self._now_ns(), node.name, What.SETTLED, self.settled)
-            for other in self._nodes.values():
+            for other in self.nodes.values():
                 self._look_at_serving(other)
         else:
             self._look_at_serving(node)
         self.on_move()
 
     def stopped(self, node: SimNode, why: str) -> None:
-        self._note(node, What.CRASHES if why != "stop" else What.STOPS, why)
+        was_told = why == "stop"
+        self._note(node, What.STOPS if was_told else What.CRASHES, why)
         self._forget(node)
+        if was_told:
+            self.on_end(node)
         self.on_move()
 
     def ended(self, node: SimNode, ending: Ending) -> None:
@@ -112,6 +132,13 @@ class StateChecks:
             self.found(_ENDINGS, f"{node.name} ended by itself: {ending.text}")
         self.on_end(node)
         self.on_move()
+
+    def take_line(self, lane: str, level: str, event: str, rest: Mapping[str, Any]) -> None:
+        """What a node logs."""
+        line = line_of(event, rest)
+        self._trace.note(self._now_ns(), lane, level, line)
+        if is_fault_of_ours(level, event, rest):
+            self.found(_LOG, f"{lane}: {line}")
 
     # The parts
 

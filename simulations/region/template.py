@@ -15,7 +15,6 @@ import trio
 
 from keycluster.cluster.types import SECOND, NodeId
 from keycluster.simulations.region.deterministic import run_deterministically
-from keycluster.simulations.region.logs import captured_logs
 from keycluster.simulations.region.region import RegionShape, open_region
 from keycluster.simulations.trace import Trace
 
@@ -37,12 +36,7 @@ class Template:
 @cache
 def template_of(shape: RegionShape) -> Template:
     """Takes a wall second or two for each new shape."""
-    with captured_logs(_drop):
-        return run_deterministically(lambda: _make(shape), seed=SEED)
-
-
-def _drop(*_line: object) -> None:
-    """A template's log is nobody's."""
+    return run_deterministically(lambda: _make(shape), seed=SEED)
 
 
 async def _make(shape: RegionShape) -> Template:
@@ -53,6 +47,7 @@ async def _make(shape: RegionShape) -> Template:
             for member in others:
                 await region.join(member.name, az=member.az, role=member.role)
             await region.all_serve(shape)
+            region.frozen.update(region.nodes)
             for node in region.nodes.values():
                 node.stop()
             await region.until(lambda: not region.up())
