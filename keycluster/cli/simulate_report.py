@@ -156,7 +156,7 @@ class Reporter:
 
     def _say_list(self, name: str, items: list[str]) -> None:
         if items:
-            self._say(textwrap.fill(f"{name}: {', '.join(items)}", WIDTH, subsequent_indent="  "))
+            self._say(textwrap.fill(f"{name}: {', '.join(items)}", WIDTH, subsequent_indent="  ", break_on_hyphens=False))
 
     def _say_failures(self) -> None:
         findings = self._findings.all

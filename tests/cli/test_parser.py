@@ -27,7 +27,7 @@ def test_the_commands_that_are_promised() -> None:
     names = {" ".join(words) for words in COMMANDS}
     assert names >= {
         "dev", "node", "init", "join", "status", "token", "remove", "transfer", "access-key create", "key create",
-        "key list", "key describe", "encrypt", "decrypt", "encrypt-file", "decrypt-file", "bench",
+        "key list", "key describe", "encrypt", "decrypt", "encrypt-file", "decrypt-file", "bench", "simulate",
     }  # fmt: skip
 
 
