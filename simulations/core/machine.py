@@ -109,6 +109,12 @@ class Machine:
         """While its process gets to run."""
         return self.member.replica if self.member is not None and not self.paused else None
 
+    @property
+    def still_leads(self) -> bool:
+        """In the same term as before its newest input."""
+        core = None if self.member is None else self.member.core
+        return core is not None and core.is_leader and core.term == self.leads_in
+
     def lose_memory(self) -> None:
         """What a crash does."""
         self.life += 1

@@ -9,7 +9,8 @@
 | State Machine Safety | when entries are handed out to apply | one entry is remembered for each index |
 """
 
-from collections.abc import Iterable, Sequence
+from bisect import bisect_left
+from collections.abc import Sequence
 
 from keycluster.cluster.raft.messages import Entry, SnapshotMeta
 from keycluster.cluster.types import LogIndex, NodeId, Term
@@ -27,14 +28,16 @@ class RaftSafety:
     def __init__(self) -> None:
         self.leaders: dict[Term, NodeId] = {}
         self.committed: list[Entry] = []  # From index 1 on, as first handed out by anybody.
+        self._committed_by: list[Term] = []  # The term, or a later one, in which each was committed; never falling.
         self._written: dict[tuple[LogIndex, Term], tuple[Entry, Term]] = {}  # With the term of the one before.
 
     def led(self, node: NodeId, term: Term, log: DurableLog) -> None:
         """The member has become leader; `log` is all that it had before its own first entry, on disk by then."""
         other = self.leaders.setdefault(term, node)
         demand(other == node, ELECTION_SAFETY, f"{node} and {other} lead in term {term}")
-        if self.committed:
-            self._require_has(node, term, log, self.committed[-1])
+        count = bisect_left(self._committed_by, term)  # Votes may come late: what later terms committed isn't its own.
+        if count:
+            self._require_has(node, term, log, self.committed[count - 1])
 
     def _require_has(self, node: NodeId, term: Term, log: DurableLog, entry: Entry) -> None:
         demand(
@@ -59,9 +62,13 @@ class RaftSafety:
             before = entry.term
 
     def handed_out(
-        self, node: NodeId, entries: Sequence[Entry], leading: Iterable[tuple[NodeId, Term, DurableLog]]
+        self,
+        node: NodeId,
+        term: Term,
+        entries: Sequence[Entry],
+        leading: Sequence[tuple[NodeId, Term, DurableLog]],
     ) -> None:
-        """`node` takes `entries` for committed. `leading`: the members that lead now, and their durable logs."""
+        """`node`, in `term`, takes `entries` for committed. `leading`: the members that lead now, and their durable logs."""
         for entry in entries:
             if entry.index <= len(self.committed):
                 known = self.committed[entry.index - 1]
@@ -74,9 +81,11 @@ class RaftSafety:
                 f"{node} applies {entry}, and nobody has what comes before",
             )
             self.committed.append(entry)
-            for other, term, log in leading:
-                if entry.term < term:  # Its own entries may still be on their way to its own disk.
-                    self._require_has(other, term, log, entry)
+            committed_by = max(term, self._committed_by[-1] if self._committed_by else term)
+            self._committed_by.append(committed_by)
+            for other, leads_in, log in leading:
+                if committed_by < leads_in:
+                    self._require_has(other, leads_in, log, entry)
 
     def installed(self, node: NodeId, meta: SnapshotMeta) -> None:
         known = self.committed[meta.index - 1] if 0 < meta.index <= len(self.committed) else None

@@ -309,7 +309,7 @@ class World:
 
     def _write(self, machine: Machine, persist: ReplicaPersist) -> None:
         """Writes that come while one is under way share the next one."""
-        if machine.leads_in is not None and persist.truncate_from is not None:
+        if persist.truncate_from is not None and machine.still_leads:
             self.safety.leader_takes_back(machine.node, persist.truncate_from)
         machine.to_write.append(persist)
         if machine.writing is None:
@@ -370,13 +370,11 @@ class World:
     # Applying
 
     def _committed(self, machine: Machine, entries: list[Entry]) -> None:
-        self.safety.handed_out(
-            machine.node,
-            entries,
-            [(other.node, other.leads_in, other.disk.log) for other in self.contract.leading.values() if other.leads_in],
-        )
-        if machine.member is not None:
-            machine.member.unapplied += entries
+        member = machine.member
+        if member is not None:
+            leading = [(m.node, m.leads_in, m.disk.log) for m in self.contract.leading.values() if m.leads_in]
+            self.safety.handed_out(machine.node, member.core.term, entries, leading)
+            member.unapplied += entries
             self._begin_apply(machine)
 
     def _begin_apply(self, machine: Machine) -> None:
