@@ -81,12 +81,13 @@ def port_limits(door: DoorLimits) -> ServeLimits:
 class Busy:
     """How many requests wait: of one connection, and within its account's share of all connections'."""
 
-    __slots__ = ("_account", "_limit", "_shares", "count")
+    __slots__ = ("_account", "_is_over", "_limit", "_shares", "count")
 
     def __init__(self, limit: int, shares: Shares | None = None, account: str = "") -> None:
         self._limit = limit
         self._shares = shares
         self._account = account
+        self._is_over = False
         self.count = 0
 
     def enter(self) -> None:
@@ -98,9 +99,16 @@ class Busy:
         self.count += 1
 
     def leave(self, count: int = 1) -> None:
+        if self._is_over:
+            return
         self.count -= count
         if self._shares is not None and count:
             self._shares.leave(self._account, count)
+
+    def end(self) -> None:
+        """All leave at once. Tasks of the connection may still finish after its end: they leave nothing then."""
+        self.leave(self.count)
+        self._is_over = True
 
 
 class Unfinished:

@@ -144,7 +144,7 @@ class _Connection:
             await self._send([Answer(CONNECTION, "", self._caller, None, refusal)])
         finally:
             self._holding.hold(0)
-            self._busy.leave(self._busy.count)
+            self._busy.end()
 
     # Before log-in.
 

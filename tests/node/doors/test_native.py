@@ -436,6 +436,23 @@ async def test_writes_in_flight_over_the_limit_are_throttled_and_come_free_again
         assert not (await one.ask("CreateKey", CreateKeyRequest())).failed
 
 
+async def test_answer_that_comes_in_the_step_of_the_connections_end_is_counted_once() -> None:
+    """The connection leaves with all that it had asked for; its task may have been woken before it is cancelled.
+
+    Which of the two comes first is trio's chance: so it is tried a few times.
+    """
+    region = Region()
+    for _ in range(20):
+        region.applied.hold = trio.Event()
+        async with region.native() as client:
+            await client.send(encode_requests([client.request("CreateKey", CreateKeyRequest())]))
+            await wait_all_tasks_blocked()
+            assert region.native_door.busy.count == 1
+            region.applied.hold.set()
+            await client.stream.aclose()
+        assert region.native_door.busy.count == 0
+
+
 @pytest.mark.parametrize(
     "content",
     [
