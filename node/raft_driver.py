@@ -32,8 +32,8 @@ from keycluster.cluster.store.state import StateStore, StateTx, StateView
 from keycluster.cluster.types import SECOND, ClusterTime, LogIndex, NodeId, Term
 from keycluster.node.actors import Mailbox
 
-TICK_S_MAX = 0.015  # A quarter of a heartbeat: late ticks only delay, they never make anything unsafe.
-TICK_S_MIN = 0.0005
+TICK_S_MAX = 0.25  # The replica names the instant; should it ever be wrong, this is how long a region stands still.
+TICK_S_MIN = 0.0005  # However many instants there are. Late ticks only delay, they never make anything unsafe.
 APPLY_ENTRIES_MAX = 256  # Of one transaction: bounds how long readers of new state wait for it.
 SNAPSHOT_KEPT_S = 60.0  # For a member that wants it and hasn't been heard of lately. Old copies hold what was deleted.
 
@@ -172,9 +172,8 @@ class RaftDriver:
             self._applies.tell(entry)
         self._tell_snapshots(ready)
         self._listener.stepped()
-        if self.replica.settled_index < self.replica.applied_index:
-            # What waits for the end of a lease must not wait for the next regular tick on top of it.
-            self._until_tick.deadline = min(self._until_tick.deadline, self._next_tick_at())
+        # Later than the loop waits for is left to it: it finds out when it wakes up, and an early tick does no harm.
+        self._until_tick.deadline = min(self._until_tick.deadline, self._next_tick_at())
 
     def _tell_snapshots(self, ready: ReplicaReady) -> None:
         for peer in ready.snapshots_wanted:
