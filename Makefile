@@ -1,17 +1,27 @@
-# make demo, make test: all set-up they need they do themselves, once. Needs Python 3.11 or newer and a compiler.
+# make demo, make test, make sim: all set-up they need they do themselves, once. Needs Python 3.11 or newer and a compiler.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test lint lock clean
+.PHONY: demo test sim lint lock clean
 
 demo: $(INSTALLED)
 	@$(BIN)/python -m keycluster.cli.demo
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest
+
+# Fresh seeds of both simulators, about four minutes; what fails is in simulation-failures/, with the command that
+# runs it again.
+SIM_SECONDS ?= 90
+
+sim: $(INSTALLED)
+	@status=0; \
+	$(BIN)/keycluster simulate --core --for $(SIM_SECONDS) --shrink-time 30 || status=1; \
+	$(BIN)/keycluster simulate --region --for $(SIM_SECONDS) --shrink-time 30 || status=1; \
+	exit $$status
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

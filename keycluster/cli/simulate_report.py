@@ -22,9 +22,9 @@ from keycluster.simulations.campaign.remote import RemoteFailed
 from keycluster.simulations.campaign.replay_file import ReplayFile, code_sha256
 from keycluster.simulations.campaign.totals import Totals
 from keycluster.simulations.campaign.worker import MODULES, load
-from keycluster.simulations.runs import SeedReport, SpecMalformed
+from keycluster.simulations.runs import Failure, SeedReport, SpecMalformed
 
-FAILURES_SHOWN = 20
+SEEDS_SHOWN = 12  # Of those that failed by one checker.
 MESSAGE_LINES = 6
 INTERRUPTED = 130
 WIDTH = 118
@@ -92,7 +92,7 @@ class Reporter:
             print(json.dumps(value), flush=True)
         if report.failures:
             failure = report.failures[0]
-            line = printable(f"seed {report.spec.seed} failed: {failure.checker}: {failure.message.splitlines()[0]}")
+            line = printable(f"seed {report.spec.seed} failed: {failure.checker}: {_headline(failure)}")
             bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def _progress(self) -> str:
@@ -141,7 +141,7 @@ class Reporter:
             f" {totals.speed:,.0f} simulated s/s and {totals.events_per_s:,.0f} events/s"
         )
         self._say_counts("faults", totals.faults)
-        self._say_counts("operations", totals.operations)
+        self._say_operations()
         gaps = totals.gaps(coverage=coverage)
         if not coverage:
             self._say_list("kinds without effect", totals.kinds_without_effect())
@@ -154,9 +154,22 @@ class Reporter:
     def _say_counts(self, name: str, counts: Counter[str]) -> None:
         self._say_list(name, [f"{what} {count:,}" for what, count in sorted(counts.items())])
 
+    def _say_operations(self) -> None:
+        """By outcome, and which never succeeded: what never does is not being tested."""
+        outcomes: Counter[str] = Counter()
+        succeeded: dict[str, bool] = {}
+        for name, count in self._totals.operations.items():
+            operation, _, outcome = name.partition(" ")
+            outcomes[outcome.partition(" ")[0]] += count
+            succeeded[operation] = succeeded.get(operation, False) or outcome.startswith("ok")
+        self._say_counts("operations", outcomes)
+        self._say_list("operations that never succeeded", sorted(name for name, did in succeeded.items() if not did))
+
     def _say_list(self, name: str, items: list[str]) -> None:
         if items:
-            self._say(textwrap.fill(f"{name}: {', '.join(items)}", WIDTH, subsequent_indent="  ", break_on_hyphens=False))
+            self._say(
+                textwrap.fill(f"{name}: {', '.join(items)}", WIDTH, subsequent_indent="  ", break_on_hyphens=False)
+            )
 
     def _say_failures(self) -> None:
         findings = self._findings.all
@@ -164,20 +177,30 @@ class Reporter:
             self._say("nothing found")
             return
         self._say(f"{len(findings):,} of {self._totals.seeds:,} seeds failed:")
-        shown = sorted(findings, key=lambda finding: finding.shrinking is None)[:FAILURES_SHOWN]
-        for finding in shown:
-            for line in _about(finding):
+        by_checker: dict[str, list[Finding]] = {}
+        for finding in sorted(findings, key=lambda finding: finding.shrinking is None):
+            by_checker.setdefault(finding.checker, []).append(finding)
+        for first, *others in by_checker.values():
+            for line in _about(first):
                 self._say(line)
-        if len(findings) > len(shown):
-            self._say(f"  … and {len(findings) - len(shown):,} more in {self._folder}")
+            if others:
+                seeds = [str(finding.report.spec.seed) for finding in others[:SEEDS_SHOWN]]
+                more = f" and {len(others) - SEEDS_SHOWN:,} more" if len(others) > SEEDS_SHOWN else ""
+                self._say(f"    by the same checker: seeds {', '.join(seeds)}{more}, in {self._folder}")
+
+
+def _headline(failure: Failure) -> str:
+    """Of a traceback, what it ends with."""
+    lines = failure.message.splitlines() or [""]
+    return lines[-1] if lines[0].startswith("Traceback") else lines[0]
 
 
 def _about(finding: Finding) -> Iterator[str]:
     report = finding.shrinking.report if finding.shrinking else finding.report
     failure = next(failure for failure in report.failures if failure.checker == finding.checker)
-    lines = [printable(line) for line in failure.message.splitlines()]
-    yield f"✗ seed {report.spec.seed}, {finding.checker}: {lines[0] if lines else ''}"
-    yield from (f"    {line}" for line in lines[1:MESSAGE_LINES])
+    yield printable(f"✗ seed {report.spec.seed}, {finding.checker}: {_headline(failure)}")
+    rest = [line for line in failure.message.splitlines() if line != _headline(failure)]
+    yield from (f"    {printable(line)}" for line in rest[-MESSAGE_LINES:])
     if finding.strays:
         yield "    the same run gave another trace when it was repeated: it isn't deterministic"
     if finding.shrinking is not None:

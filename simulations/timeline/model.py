@@ -120,6 +120,8 @@ def _natural(name: str) -> list[tuple[int, str]]:
 
 def _offences(report: SeedReport, records: Sequence[Record], ends_ns: int) -> list[Offence]:
     found = [_recorded(record) for record in records if record.what == What.OFFENCE]
+    checkers = {failure.checker for failure in report.failures}
+    found = [offence for offence in found if offence.message or offence.checker not in checkers]
     told = {(offence.checker, offence.message) for offence in found}
     for failure in report.failures:
         if (failure.checker, failure.message) not in told:
@@ -135,9 +137,10 @@ def _recorded(record: Record) -> Offence:
 
 
 def _calls_in(message: str) -> tuple[int, ...]:
-    """Numbers that a message names as calls: `call 17`, `calls 3, 5 and 8`."""
+    """Numbers that a message names as calls: `call 17`, `calls 3, 5 and 8`, `#4`."""
     texts = ["".join(match.groups()) for match in _CALLS_NAMED.finditer(message)]
-    return tuple(int(number) for text in texts for number in re.findall(r"\d+", text))
+    texts += re.findall(r"#\d+", message)
+    return tuple(dict.fromkeys(int(number) for text in texts for number in re.findall(r"\d+", text)))
 
 
 class _Drawing:

@@ -81,7 +81,8 @@ def _heading(timeline: Timeline) -> list[str]:
     ]
     for offence in timeline.offences:
         text = f"✗ {offence.checker} at {seconds(offence.at_ns)}: {offence.message}"
-        lines += textwrap.wrap(text, WIDTH, subsequent_indent="    ")
+        for number, line in enumerate(text.splitlines()):
+            lines += textwrap.wrap(line, WIDTH, initial_indent="" if number == 0 else "  ", subsequent_indent="    ")
     return lines if timeline.offences else [*lines, "nothing found"]
 
 
@@ -99,7 +100,7 @@ def _events(timeline: Timeline, nodes: list[Lane]) -> list[_Event]:
             if kinds[moment.what] <= FEW:
                 events.append(_Event(moment.at_ns, column, f"{moment.what} {moment.text}".strip(), lane))
     for offence in timeline.offences:
-        events.append(_Event(offence.at_ns, None, f"✗ {offence.checker}: {offence.message}"))
+        events.append(_Event(offence.at_ns, None, f"✗ {offence.checker}: {offence.message.partition(chr(10))[0]}"))
     return sorted(events, key=lambda event: event.at_ns)
 
 
@@ -131,9 +132,11 @@ def _rows(timeline: Timeline, nodes: list[Lane]) -> list[_Row]:
         if event.kind is SpanKind.CALL and event.column is not None:
             calls[event.text] += 1
             continue
+        if not event.begins and event.at_ns >= timeline.ends_ns:
+            continue  # It is only the run that ends.
         if event.column in states and event.kind is not None:
             (states[event.column].add if event.begins else states[event.column].discard)(event.kind)
-        if not event.text or (not event.begins and event.at_ns >= timeline.ends_ns):
+        if not event.text:
             continue
         row = rows[-1] if rows else None
         if row is None or row.at_ns != event.at_ns or row.whole or event.column is None:
