@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from keycluster.cluster.types import ClusterTime, Instant, LogIndex, NodeId, Term
 from keycluster.simulations.core.findings import Found
 from keycluster.simulations.core.machine import Machine
+from keycluster.simulations.core.member import Member
 
 CURRENCY = "currency"
 ONE_LEADER = "one-leader-serves"
@@ -32,11 +33,8 @@ class Contract:
         self._machines = machines
         self._digests: dict[LogIndex, bytes] = {}
 
-    def stepped(self, machine: Machine, t: int, now: Instant) -> None:
-        """`now` is the machine's clock at `t`. Raises `Found`."""
-        member = machine.member
-        if member is None:
-            return
+    def stepped(self, machine: Machine, member: Member, t: int, now: Instant) -> None:
+        """`member` runs on the machine; `now` is its clock at `t`. Raises `Found`."""
         replica, core = member.replica, member.core
         term = core.term if core.is_leader else None
         if term != machine.leads_in:
@@ -51,7 +49,7 @@ class Contract:
                 self.settled_at.append((t, settled))
                 for other in self._machines.values():
                     self.require_current(other, other.now(t))
-        if replica.applied_index < self.settled:
+        if machine.disk.state.index < self.settled:
             self.require_current(machine, now)
         if term is not None and len(self.leading) > 1:
             self._require_one_leader(t)
@@ -59,11 +57,9 @@ class Contract:
     def require_current(self, machine: Machine, now: Instant) -> None:
         """It doesn't serve, or has applied what is settled."""
         replica = machine.replica
-        if replica is not None and replica.applied_index < self.settled and replica.may_serve(now):
-            raise Found(
-                CURRENCY,
-                f"{machine.node} may serve with {replica.applied_index} applied, {self.settled} is settled",
-            )
+        applied = machine.disk.state.index
+        if replica is not None and applied < self.settled and replica.may_serve(now):
+            raise Found(CURRENCY, f"{machine.node} may serve with {applied} applied, {self.settled} is settled")
 
     def _require_one_leader(self, t: int) -> None:
         serving = [

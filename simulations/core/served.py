@@ -57,10 +57,7 @@ class ServedWorld(World):
 
     # At a door
 
-    def _stepped(self, machine: Machine, now: Instant) -> None:
-        door = machine.door
-        if door is None:
-            return
+    def _at_door(self, door: Door, now: Instant) -> None:
         if door.in_log or door.unsettled:
             door.stepped(now)
         if door.answers:

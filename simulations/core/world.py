@@ -21,6 +21,7 @@ from keycluster.cluster.replica import ReplicaConfig, ReplicaPersist, ReplicaRea
 from keycluster.cluster.types import MILLISECOND, SECOND, ClusterTime, Instant, LogIndex, NodeId, Term
 from keycluster.cluster.witness import RolledBack
 from keycluster.simulations.core.contract import Contract
+from keycluster.simulations.core.door import Door
 from keycluster.simulations.core.machine import NO_TICK, Give, Machine, Trap, TrapKind
 from keycluster.simulations.core.member import Disk, DurableLog, Member
 from keycluster.simulations.core.network import Network
@@ -112,7 +113,8 @@ class World:
         for other in list(self.machines.values()):
             if other is not machine and (other.node, node) not in self.network.cut:
                 self.greet(other, machine)
-        self._drain(machine, now)
+        if machine.member is not None:
+            self._drain(machine, machine.member, now)
 
     def greet(self, knowing: Machine, known: Machine) -> bool:
         """A link comes up: one end tells the other what it knows the other acknowledged. False if none can."""
@@ -218,12 +220,16 @@ class World:
         if trap is not None and trap.what is not TrapKind.CRASH_AT_WRITE and trap.springs():
             self._spring(machine, trap, now)
             return
-        self._drain(machine, now)
-        self.contract.stepped(machine, self.t, now)
-        self._stepped(machine, now)
+        member = machine.member
+        if member is None:
+            return
+        self._drain(machine, member, now)
+        self.contract.stepped(machine, member, self.t, now)
+        if machine.door is not None:
+            self._at_door(machine.door, now)
 
-    def _stepped(self, machine: Machine, now: Instant) -> None:
-        """After each input and what it led to."""
+    def _at_door(self, door: Door, now: Instant) -> None:
+        """After each input of a machine with a door, and what it led to."""
 
     def _spring(self, machine: Machine, trap: Trap, now: Instant) -> None:
         """The fault that waited for this input falls between it and what it leads to, or into the midst of that."""
@@ -264,17 +270,15 @@ class World:
         member = machine.member
         if member is None:
             return
-        wall = machine.wall(self.t)
+        t = self.t
+        wall, note, receive = machine.wall(t), self._note, member.replica.receive
         for message in messages:
-            self._note(self.t, machine.node, type(message).__name__, sender)
-            member.replica.receive(sender, message, now, wall)
+            note(t, machine.node, type(message).__name__, sender)
+            receive(sender, message, now, wall)
 
     # Outputs
 
-    def _drain(self, machine: Machine, now: Instant) -> None:
-        member = machine.member
-        if member is None:
-            return
+    def _drain(self, machine: Machine, member: Member, now: Instant) -> None:
         ready = member.replica.ready()
         if ready.messages:
             self._send_all(machine, ready.messages)
@@ -286,24 +290,20 @@ class World:
             self._read_answers(machine, now, ready.reads)
         if ready.snapshot_chunk or ready.snapshot_install or ready.snapshots_wanted or ready.snapshot_reads:
             self._drain_snapshots(machine, ready)
-        self._schedule_tick(machine, now)
+        due = member.replica.next_wakeup(now)
+        if due < machine.tick_due:
+            machine.tick_due = due
+            self.push(max(self.t + 1, machine.real(due)), machine, machine.life, self._tick, due, None)
 
     def _read_answers(self, machine: Machine, now: Instant, answers: Sequence[ReadAnswer]) -> None:
         """What became of reads that were asked of the replica."""
 
-    def _schedule_tick(self, machine: Machine, now: Instant) -> None:
-        if machine.member is not None:
-            due = machine.member.replica.next_wakeup(now)
-            if due < machine.tick_due:
-                machine.tick_due = due
-                self.push(max(self.t + 1, machine.real(due)), machine, machine.life, self._tick, due, None)
-
     def set_clock(self, machine: Machine, ppm: int) -> None:
         """Its clock runs at another rate from now on."""
         machine.set_rate(ppm, self.t)
-        machine.tick_due = NO_TICK
-        if machine.replica is not None:
-            self._schedule_tick(machine, machine.now(self.t))
+        if machine.member is not None and machine.tick_due != NO_TICK:
+            due = machine.tick_due
+            self.push(max(self.t + 1, machine.real(due)), machine, machine.life, self._tick, due, None)
 
     # Disk
 
@@ -464,6 +464,10 @@ class World:
                 if further is not None:
                     self._send(machine, receiver, [message], further)
             return
+        if len(messages) == 1:
+            [(receiver, message)] = messages
+            self._send(machine, receiver, [message], 0)
+            return
         frames: dict[NodeId, list[ReplicaMessage]] = {}
         for receiver, message in messages:
             if receiver in frames:
@@ -481,9 +485,10 @@ class World:
         if network.loss or network.duplicate or network.slow_chance:
             for delay in network.delays(self.rng):
                 self.push(self.t + delay + further, None, ANY_LIFE, self._arrive, target, sent)
-        else:
-            delay = network.delay_ns_min + int(self._draw() * network.delay_ns_spread)
-            self.push(self.t + delay + further, None, ANY_LIFE, self._arrive, target, sent)
+        else:  # As `push` does it: most events are made here.
+            self._events += 1
+            t = self.t + network.delay_ns_min + int(self._draw() * network.delay_ns_spread) + further
+            heapq.heappush(self._heap, (t, self._events, None, ANY_LIFE, self._arrive, target, sent))
 
     def _arrive(self, target: Machine, sent: _Sent) -> None:
         sender, life, frame = sent
