@@ -23,9 +23,13 @@ from keycluster.simulations.region.node import Excuse, NodeState, SimNode
 from keycluster.simulations.region.region import TOO_LATE, SimRegion
 
 LIVENESS_S_MAX: Final = 20.0
-"""An election takes a second or two, a lease one, a supervisor's restart one, a stalled stream two: with room."""
-PEACE_S_MAX: Final = 60.0
+"""Until all serve: an election takes a second or two, a lease one, a restart one, a stalled stream two: with room."""
+PEACE_S_MAX: Final = 90.0
 """Nodes that join may have to wait for an answer that was lost (`joining.ANSWER_SECONDS_MAX`)."""
+
+PROOF_S_MAX: Final = 60.0
+"""A client that finds lost nodes first waits for each of them."""
+PROVE_AGAIN_S: Final = 0.2
 
 Prove = Callable[[], Awaitable[bool]]
 """Whether a write returns."""
@@ -41,11 +45,12 @@ async def demand_liveness(nemesis: Nemesis, rng: random.Random, *, prove: Prove)
         _lose(region, node, rng)
     _heal(nemesis, kept)
     nemesis.note("liveness", f"of {names(members)} only {names(kept)}")
-    with trio.move_on_after(LIVENESS_S_MAX):
+    with trio.move_on_after(LIVENESS_S_MAX) as waiting:
         await region.until(lambda: all(node.serves for node in kept))
-        if await prove():
-            return
-    region.checks.found("liveness", f"only {names(kept)} are left, and {_state_of(region)}")
+    if waiting.cancelled_caught:
+        region.checks.found("liveness", f"only {names(kept)} are left, and not all serve: {_state_of(region)}")
+    elif not await _proved(prove):
+        region.checks.found("liveness", f"only {names(kept)} are left, and no write returns: {_state_of(region)}")
 
 
 async def make_peace(nemesis: Nemesis, *, prove: Prove) -> None:
@@ -63,6 +68,15 @@ async def make_peace(nemesis: Nemesis, *, prove: Prove) -> None:
     region.checks.found(
         "liveness", f"all is healed, and {_unsettled(region) or 'no write returns'}; {_state_of(region)}"
     )
+
+
+async def _proved(prove: Prove) -> bool:
+    """A client may find only lost nodes at first."""
+    with trio.move_on_after(PROOF_S_MAX):
+        while not await prove():  # noqa: ASYNC110  # It asks a region, which tells nobody when it can be asked again.
+            await trio.sleep(PROVE_AGAIN_S)
+        return True
+    return False
 
 
 def _lose(region: SimRegion, node: SimNode, rng: random.Random) -> None:
