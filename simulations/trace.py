@@ -15,6 +15,11 @@ Detail = int | str | bytes | float | bool | None
 BATCH = 2_048  # Records hashed at once: a call for each costs more than the rest of it.
 
 
+def _header_bytes(count: int) -> int:
+    """Of a msgpack array of so many, below 65,536: fixarray or array 16."""
+    return 1 if count < 16 else 3
+
+
 class What:
     """Kinds of records that a time line draws in a way of their own; any other is text in its lane."""
 
@@ -62,7 +67,9 @@ class Trace:
 
     def _flush(self) -> None:
         self.count += len(self._batch)
-        self._hash.update(self._encode(self._batch))
+        encoded = self._encode(self._batch)
+        # Without the list's own header: where one batch ends and the next begins decides nothing.
+        self._hash.update(encoded[_header_bytes(len(self._batch)) :])
         if self._keeps:
             self._kept += [Record(*record) for record in self._batch]
         self._batch.clear()
