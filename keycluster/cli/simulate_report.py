@@ -136,7 +136,7 @@ class Reporter:
         first = self._options.template.seed
         last = f"..{first + totals.seeds - 1}" if totals.seeds > 1 else ""
         self._say(
-            f"{totals.simulator.value}: {totals.seeds:,} seeds ({first}{last}),"
+            f"{totals.simulator.value}: {totals.seeds:,} seed{'' if totals.seeds == 1 else 's'} ({first}{last}),"
             f" {totals.simulated_ns / SECOND:,.0f} simulated s in {totals.elapsed_s:,.1f} s; on one core"
             f" {totals.speed:,.0f} simulated s/s and {totals.events_per_s:,.0f} events/s"
         )

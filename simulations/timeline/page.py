@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from html import escape
 
 from keycluster.cluster.types import SECOND
+from keycluster.simulations.faults import FaultKind
 from keycluster.simulations.timeline.model import Lane, LaneKind, Span, SpanKind, Timeline, duration, seconds
 from keycluster.simulations.timeline.page_parts import BODY_END, BODY_START, SCRIPT, STYLE
 
@@ -21,7 +22,8 @@ NEAR_FINER = 64  # the resolution is so much finer.
 NEAR_FINDINGS = 3
 LETTER_PART = 220  # Of time's axis: so many letters fit side by side on a screen.
 CLIENT_LANES_MAX = 24  # Others have their calls in one lane.
-SUB_ROWS_MAX = 4
+SUB_ROWS_MAX = {LaneKind.NEMESIS: 10, LaneKind.NETWORK: 10, LaneKind.CLIENT: 4}
+CUTTING = {FaultKind.PARTITION, FaultKind.ONE_WAY, FaultKind.PARTIAL, FaultKind.CLOG, FaultKind.AZ_LOSS}
 TITLES_MAX = 8  # Of merged spans, in their details.
 TERM_COLOURS = 8
 TICKS = 12
@@ -172,10 +174,10 @@ def _node_marks(lane: Lane, top: int) -> tuple[list[_Mark], int]:
 
 def _packed_marks(lane: Lane, top: int) -> tuple[list[_Mark], int]:
     """Spans that overlap lie under each other, as far as there is room."""
-    ends = [-1] * SUB_ROWS_MAX
+    ends = [-1] * SUB_ROWS_MAX[lane.kind]
     marks, rows = [], 1
     for span in lane.spans:
-        row = next((row for row, end in enumerate(ends) if end <= span.start_ns), SUB_ROWS_MAX - 1)
+        row = next((row for row, end in enumerate(ends) if end <= span.start_ns), len(ends) - 1)
         ends[row] = max(ends[row], span.start_ns if span.end_ns is None else span.end_ns)
         rows = max(rows, row + 1)
         label = span.text.partition(" ")[0] if span.kind in (SpanKind.FAULT, SpanKind.CUT) else ""
@@ -277,11 +279,13 @@ def _shades(timeline: Timeline, bands: Sequence[_Band], percent: Callable[[int],
     if not nodes:
         return
     top, bottom = nodes[0].top, nodes[-1].top + nodes[-1].height
-    for lane in timeline.lanes:
-        for span in lane.spans:
-            if span.kind is SpanKind.CUT and span.end_ns is not None:
-                x, width = percent(span.start_ns), percent(span.end_ns - span.start_ns)
-                yield f'<rect class="shade" x="{x}" width="{width}" y="{top}" height="{bottom - top}"/>'
+    spans = [span for lane in timeline.lanes for span in lane.spans if span.end_ns is not None]
+    cuts = [span for span in spans if span.kind is SpanKind.CUT]
+    if not cuts:  # A simulator may tell of faults alone.
+        cuts = [span for span in spans if span.kind is SpanKind.FAULT and span.text.partition(" ")[0] in CUTTING]
+    for span in cuts:
+        x, width = percent(span.start_ns), percent((span.end_ns or 0) - span.start_ns)
+        yield f'<rect class="shade" x="{x}" width="{width}" y="{top}" height="{bottom - top}"/>'
 
 
 def _rectangle(mark: _Mark, ends_ns: int, percent: Callable[[int], str]) -> str:

@@ -15,6 +15,7 @@ from keycluster.simulations.timeline.model import Lane, LaneKind, Span, SpanKind
 
 WIDTH = 132
 SIDE_WIDTH = 26  # Of the nemesis' column, and of the clients'.
+CELL_MAX = 60  # Letters of one record.
 NODE_WIDTH_MIN, NODE_WIDTH_MAX = 8, 16
 ROWS_MAX = 400
 ROWS_AT_START = 60
@@ -98,7 +99,7 @@ def _events(timeline: Timeline, nodes: list[Lane]) -> list[_Event]:
                 events[-1].text = ""  # That the process has ended says it.
         for moment in lane.moments:
             if kinds[moment.what] <= FEW:
-                events.append(_Event(moment.at_ns, column, f"{moment.what} {moment.text}".strip(), lane))
+                events.append(_Event(moment.at_ns, column, _cut(f"{moment.what} {moment.text}".strip()), lane))
     for offence in timeline.offences:
         events.append(_Event(offence.at_ns, None, f"✗ {offence.checker}: {offence.message.partition(chr(10))[0]}"))
     return sorted(events, key=lambda event: event.at_ns)
@@ -119,8 +120,13 @@ def _of_span(lane: Lane, column: str, span: Span) -> Iterator[_Event]:
             yield _Event(span.start_ns, column, f"cut {span.text}", lane, span.kind)
             yield _Event(end_ns, column, f"healed {span.text}", lane, span.kind, begins=False)
         case _:
-            yield _Event(span.start_ns, column, _BEGINS.get(span.kind, span.text).format(span), lane, span.kind)
+            yield _Event(span.start_ns, column, _cut(_BEGINS.get(span.kind, "{0.text}").format(span)), lane, span.kind)
             yield _Event(end_ns, column, _ENDS.get(span.kind, ""), lane, span.kind, begins=False)
+
+
+def _cut(text: str) -> str:
+    """A cell is narrow; the page has the whole."""
+    return text if len(text) <= CELL_MAX else f"{text[: CELL_MAX - 1]}…"
 
 
 def _rows(timeline: Timeline, nodes: list[Lane]) -> list[_Row]:
