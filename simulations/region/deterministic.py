@@ -89,7 +89,7 @@ class VirtualClock(trio.abc.Clock):
         return self.now_s
 
     def deadline_to_sleep_time(self, deadline: float) -> float:
-        return 0.0  # The loop waits for nothing: `Loop.step` decides.
+        return 0.0 if deadline <= self.now_s else inf  # How long nobody waits: `Loop.step` goes on in time.
 
 
 class Loop:
@@ -149,7 +149,10 @@ class Loop:
         if runner.runq or runner.waiting_for_idle:
             self._passes_here += 1
             if self._passes_here == PASSES_AT_AN_INSTANT_MAX:
-                self.fail(Stuck(f"tasks go on for ever at {self.clock.now_s:.6f} s, among them {runner.runq[0].name}"))
+                names = sorted({task.name for task in runner.runq})[:5]
+                self.fail(Stuck(f"tasks go on for ever at {self.clock.now_s:.6f} s: {', '.join(names)}"))
+            elif self._passes_here == 2 * PASSES_AT_AN_INSTANT_MAX:
+                self.raise_failure()  # They don't even end when cancelled.
         else:
             self._passes_here = 0
             self._go_on(runner)
@@ -167,10 +170,8 @@ class Loop:
             if deadline > clock.now_s:
                 clock.now_ns, clock.now_s = round(deadline * SECOND), deadline
         else:
-            stuck = Stuck(f"at {clock.now_s:.6f} s all tasks wait, and nothing is to come")
-            if self._failure_told:
-                raise stuck  # The main task waits on behind its shields.
-            self.fail(stuck)
+            self.fail(Stuck(f"at {clock.now_s:.6f} s all tasks wait, and nothing is to come"))
+            self._insist(runner)
             return
         if event_ns is not None and event_ns <= clock.now_ns:
             try:
@@ -178,16 +179,37 @@ class Loop:
             except BaseException as failure:  # noqa: BLE001 (told in the main task)
                 self.fail(failure)
 
+    def _insist(self, runner: _run.Runner) -> None:
+        """The main task was told of the failure, and yet something waits for ever."""
+        if self._failure_told and runner.main_task is not None:
+            take_off_shields(runner.main_task._cancel_status)
+            if not runner.runq:
+                self.raise_failure()  # Leaves trio in disorder, which is better than going on for ever.
+
     def _tell_failure(self, runner: _run.Runner) -> None:
         main, failure = runner.main_task, self._failure
-        if main is None or main._abort_func is None or failure is None:
-            return  # It runs: in a later pass then.
-        self._failure_told = True
+        if main is None or failure is None:
+            return
 
         def raise_failure() -> NoReturn:
             raise failure
 
-        main._attempt_abort(raise_failure)
+        if main._abort_func is not None:
+            self._failure_told = True
+            main._attempt_abort(raise_failure)
+        elif main in runner.runq:
+            self._failure_told = True
+            main._next_send_fn, main._next_send = main.coro.throw, failure
+
+
+def take_off_shields(status: _run.CancelStatus) -> None:
+    """Has cancellation reach whatever is within a scope, shields or not."""
+    statuses = list(status._children)
+    while statuses:
+        inner = statuses.pop()
+        if inner._scope.shield:
+            inner._scope.shield = False
+        statuses.extend(inner._children)
 
 
 _current: Loop | None = None
@@ -221,8 +243,8 @@ def run_deterministically(
             stack.enter_context(patch)
 
         async def guarded_main() -> T:
-            with guarded():
-                return await main()
+            stack.enter_context(guarded())  # Not sooner: trio itself opens two sockets.
+            return await main()
 
         try:
             result = trio.run(guarded_main, clock=loop.clock)
@@ -265,8 +287,7 @@ def patched(owner: Any, name: str, value: object) -> Iterator[None]:
 def _patches(loop: Loop, seed: int | str, leave_out: Collection[str]) -> Iterator[Any]:
     yield patched(_io_epoll.EpollIOManager, "get_events", _get_events(loop))
     yield patched(_run, "_r", random.Random(f"scheduler/{seed}"))
-    if "order of batches" not in leave_out:
-        yield patched(_run, "_ALLOW_DETERMINISTIC_SCHEDULING", True)
+    yield patched(_run, "_ALLOW_DETERMINISTIC_SCHEDULING", "order of batches" not in leave_out)
     if "order of tasks" not in leave_out:
         yield patched(_run.Task, "__hash__", _task_hash())
     if "order of scopes" not in leave_out:

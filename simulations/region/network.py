@@ -106,13 +106,23 @@ class SimNetwork:
         self.links.tap = tap
 
     def of(self, name: str) -> "HostNetwork":
-        """The network as seen from that node or client."""
+        """The network as seen by that node or client: by one process, as after `down` this gives another one.
+
+        Who asks for it runs, so the machine is up.
+        """
+        self.links.up(name)
         if name not in self._hosts:
             self._hosts[name] = HostNetwork(self, name)
         return self._hosts[name]
 
     def down(self, name: str, *, machine: bool = False) -> None:
-        """Its process has died, or its machine: streams are cut as `Links.down` says, and it listens nowhere."""
+        """Its process has died, or its machine: streams are cut as `Links.down` says, and it listens nowhere.
+
+        What the dead process still asks of its `Network` waits for ever.
+        """
+        host = self._hosts.pop(name, None)
+        if host is not None:
+            host.is_dead = True
         for address in [address for address, listener in self._listeners.items() if listener.owner == name]:
             del self._listeners[address]
         self.links.down(name, machine=machine)
@@ -215,6 +225,7 @@ class HostNetwork:
 
     def __init__(self, network: SimNetwork, name: str) -> None:
         self.name = name
+        self.is_dead = False
         self._network = network
 
     async def dial_peer(
@@ -273,6 +284,8 @@ class HostNetwork:
         await self._serve(address, _Listener(self.name, handler, limits, identity), task_status)
 
     async def _serve(self, address: str, listener: _Listener, task_status: AddressReport) -> None:
+        if self.is_dead:
+            await trio.sleep_forever()
         if listener.identity is not None:
             trust.require_own_key(listener.identity)
         bound = self._network.listen(address, listener)
@@ -286,6 +299,8 @@ class HostNetwork:
             self._network.stop_listening(bound, listener)
 
     async def _dial(self, dial: _Dial, ca: bytes | None, *, host: str | None) -> SimStream:
+        if self.is_dead:
+            await trio.sleep_forever()
         try:
             with trio.move_on_after(DIAL_SECONDS_MAX):
                 self._network.begin(dial)

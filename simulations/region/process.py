@@ -25,7 +25,7 @@ import trio
 from trio._core import _run
 
 from keycluster.cluster.invariant import require
-from keycluster.simulations.region.deterministic import Loop, current_loop, patched
+from keycluster.simulations.region.deterministic import Loop, current_loop, patched, take_off_shields
 
 _of_task: ContextVar["Process | None"] = ContextVar("process", default=None)
 
@@ -46,6 +46,7 @@ class Process:
         self._table = _table_of(current_loop())
         self._scope = trio.CancelScope()
         self._started = False
+        self._over = False
         self._held: deque[trio.lowlevel.Task] | None = None
         self._at_step: list[tuple[int, int, Callable[[], object]]] = []
 
@@ -59,7 +60,8 @@ class Process:
     async def run(self, main: Callable[..., Awaitable[object]], *args: object) -> None:
         """Runs `main(*args)`, and what it spawns, as this process, until it ends or is killed.
 
-        The calling task isn't part of it. An exception of `main` comes out as it is.
+        The calling task isn't part of it. An exception of `main` comes out as it is. Cancelled from outside, it kills
+        the process: a stopped one could not end in order.
         """
         require(not self._started, f"process {self.name} is run a second time")
         self._started = True
@@ -72,9 +74,20 @@ class Process:
         context.run(_of_task.set, self)
         with self._scope:
             async with trio.open_nursery() as nursery:
-                context.run(nursery.start_soon, as_process)
+                nursery.start_soon(self._kill_when_cancelled)
+                async with trio.open_nursery() as tasks:
+                    context.run(tasks.start_soon, as_process)
+                self._over = True
+                nursery.cancel_scope.cancel()
         if ending and not self.killed:
             ending[0].unwrap()
+
+    async def _kill_when_cancelled(self) -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            if not self._over:
+                self.kill()
 
     def pause(self) -> None:
         """SIGSTOP. Does nothing where it is stopped already."""
@@ -186,20 +199,14 @@ class _Table:
     def bury(self, scope: trio.CancelScope) -> None:
         """Takes the shields off a killed process's tasks, again before each pass: a `finally` may raise new ones."""
 
-        def take_off_shields() -> None:
-            top = scope._cancel_status
-            if top is None:
+        def dig() -> None:
+            if scope._cancel_status is None:
                 end()
-                return
-            statuses = [top]
-            while statuses:
-                status = statuses.pop()
-                if status is not top and status._scope.shield:
-                    status._scope.shield = False
-                statuses.extend(status._children)
+            else:
+                take_off_shields(scope._cancel_status)
 
-        end = self.loop.before_each_pass(take_off_shields)
-        take_off_shields()
+        end = self.loop.before_each_pass(dig)
+        dig()
 
 
 def _batch_under_way() -> list[trio.lowlevel.Task]:
