@@ -36,8 +36,11 @@ Stamp = Callable[[bytes, ClusterTime, int], bytes]
 
 TIME_KEPT_NS: Final = 20 * MILLISECOND
 """Doors ask for cluster time with each request and compare it with minutes: a median each time would be a tenth of the
-work of a signed Encrypt. This node's own clock is compared with the region's as seldom: it would be the half of the
-work of a message."""
+work of a signed Encrypt."""
+
+CLOCK_CHECKED_NS: Final = 100 * MILLISECOND
+"""This node's own clock is compared with the region's this often at most: each time would be a third of the work of a
+message."""
 
 NO_STAMP = ClusterTime(0)  # Before the first stamped command.
 
@@ -131,13 +134,19 @@ class Replica:
         self._applied = applied
         self._digest = digest
         self._holder = LeaseHolder(lease_ns=config.lease_ns, drift_ppm=core.config.drift_ppm)
-        self._followership = Followership(
-            core, self._holder, nonces=nonces, renew_ns=config.renew_ns, report_ns=config.report_ns, now=now
-        )
         self._leadership: Leadership | None = None
         self._clock = ClusterClock(node=core.node, floor=time_floor, running_floor=running_floor)
+        self._followership = Followership(
+            core,
+            self._holder,
+            nonces=nonces,
+            own_wall=self._clock.own_wall,
+            renew_ns=config.renew_ns,
+            report_ns=config.report_ns,
+            now=now,
+        )
         self._clock_verdict = ClockVerdict.GOOD
-        self._clock_looked_at = Instant(now - TIME_KEPT_NS)
+        self._clock_checked_at = Instant(now - CLOCK_CHECKED_NS)
         self._acknowledgements = Acknowledgements(core, witness)
         self._time: ClusterTime | None = None
         self._time_looked_at = Instant(now - TIME_KEPT_NS)
@@ -281,7 +290,7 @@ class Replica:
         if self._stopped is not None:
             raise self._stopped
         raft = self._core.ready()
-        settled = self._settled_messages()
+        settled = self._settled_messages() if self._leadership is not None else []
         if raft is NOTHING and not self._outbox and not settled:
             return NOTHING_TO_DO
         messages = [*raft.messages, *self._acknowledgements.go_out(raft.messages), *self._outbox, *settled]
@@ -385,13 +394,13 @@ class Replica:
     def _after_input(self, now: Instant) -> None:
         self._follow_core(now)
         if self._leadership is None:
-            self._tell_leader(now)
+            message = self._followership.message(applied=self._applied, settled=self._settled, now=now)
+            if message is not None:
+                self._outbox.append(message)
             return
-        self._leadership.book.advanced(self._applied, now)
         for member, ask in self._leadership.granted(now):
             self._outbox.append((member, self._answer(ask, now)))
-        self._leadership.step_change(now)
-        self._leadership.step_aside(self._applied, now)
+        self._leadership.keep_up(self._applied, now)
         self._settle(now)
 
     def _follow_core(self, now: Instant) -> None:
@@ -427,12 +436,12 @@ class Replica:
         self._compare_digest()
 
     def _glance_at_own_clock(self, wall: WallTime, now: Instant) -> None:
-        """With each message, though not more often than its passing is of any interest."""
-        if not 0 <= now - self._clock_looked_at < TIME_KEPT_NS:
+        """With each input that comes with a clock, though not more often than is of any interest."""
+        if not 0 <= now - self._clock_checked_at < CLOCK_CHECKED_NS:
             self._observe_own_clock(wall, now)
 
     def _observe_own_clock(self, wall: WallTime, now: Instant) -> None:
-        self._clock_looked_at = now
+        self._clock_checked_at = now
         self._clock.observe(self._node, wall, now)
         self._clock_verdict = self._clock.verdict(self._core.membership, now)
 
@@ -441,19 +450,6 @@ class Replica:
         raise reason
 
     # Leases, as a follower
-
-    def _tell_leader(self, now: Instant) -> None:
-        """Asks for a lease or reports what is applied, if it is time to."""
-        leader, followership = self._followership.leader, self._followership
-        if leader is None:
-            return
-        message: ReplicaMessage | None = None
-        if not followership.must_ask(now):
-            message = followership.report(applied=self._applied, settled=self._settled, now=now)
-        elif (wall := self._clock.own_wall(now)) is not None:  # None: before the first tick.
-            message = followership.ask(leader, applied=self._applied, wall=wall, now=now)
-        if message is not None:
-            self._outbox.append((leader, message))
 
     def _take_answer(self, sender: NodeId, answer: LeaseAnswer, now: Instant) -> None:
         term = self._core.term

@@ -21,6 +21,7 @@ class Followership:
         holder: LeaseHolder,
         *,
         nonces: Callable[[], bytes],
+        own_wall: Callable[[Instant], WallTime | None],
         renew_ns: int,
         report_ns: int,
         now: Instant,
@@ -28,6 +29,7 @@ class Followership:
         self._core = core
         self._holder = holder
         self._nonces = nonces
+        self._own_wall = own_wall
         self._renew_ns = renew_ns
         self._report_ns = report_ns
         self._asked: NodeId | None = None  # The leader last asked, and in which term.
@@ -40,44 +42,45 @@ class Followership:
         """This member became leader: if it follows again, it asks again."""
         self._asked = None
 
-    @property
-    def leader(self) -> NodeId | None:
-        """Whom this member follows, as far as known; None for the leader itself."""
-        leader = self._core.leader
-        return None if leader == self._core.node else leader
+    def message(
+        self, *, applied: LogIndex, settled: LogIndex, now: Instant
+    ) -> tuple[NodeId, LeaseAsk | AppliedReport] | None:
+        """What has to be told now, and to whom.
 
-    @property
-    def has_asked(self) -> bool:
-        """The leader of now, in its term."""
-        return self._asked is not None and self._asked == self._core.leader and self._asked_term == self._core.term
-
-    def ask(self, leader: NodeId, *, applied: LogIndex, wall: WallTime, now: Instant) -> LeaseAsk:
-        """L1: t0 is `now`, kept here by the nonce; the question leaves later."""
-        nonce, term = self._nonces(), self._core.term
-        self._holder.asks(nonce, leader=leader, term=term, now=now)
-        self._asked, self._asked_term, self._asked_at = leader, term, now
-        self._reported, self._reported_at = applied, now
-        return LeaseAsk(term, nonce, applied, wall)
-
-    def must_ask(self, now: Instant) -> bool:
-        return not self.has_asked or now - self._asked_at >= self._renew_ns
-
-    def report(self, *, applied: LogIndex, settled: LogIndex, now: Instant) -> AppliedReport | None:
-        """One of all that was applied since the last, or again what isn't settled; None when there is nothing to say.
-
-        To a leader that has been asked: the question itself carried what was applied then.
+        The report is one of all that was applied since the last (the question carries what was applied when it was
+        asked), or again what isn't settled.
         """
+        leader = self._core.leader
+        if leader is None or leader == self._core.node:
+            return None
+        if not self._has_asked(leader) or now - self._asked_at >= self._renew_ns:
+            return self._ask(leader, applied, now)
         is_overdue = settled < applied and now - self._reported_at >= self._report_ns
         if applied <= self._reported and not is_overdue:
             return None
         self._reported, self._reported_at = applied, now
-        return AppliedReport(self._core.term, applied, settled)
+        return leader, AppliedReport(self._core.term, applied, settled)
+
+    def _has_asked(self, leader: NodeId) -> bool:
+        """In this term."""
+        return self._asked == leader and self._asked_term == self._core.term
+
+    def _ask(self, leader: NodeId, applied: LogIndex, now: Instant) -> tuple[NodeId, LeaseAsk] | None:
+        """L1: t0 is `now`, kept here by the nonce; the question leaves later."""
+        wall = self._own_wall(now)
+        if wall is None:
+            return None  # Before the first input that came with a clock.
+        nonce, term = self._nonces(), self._core.term
+        self._holder.asks(nonce, leader=leader, term=term, now=now)
+        self._asked, self._asked_term, self._asked_at = leader, term, now
+        self._reported, self._reported_at = applied, now
+        return leader, LeaseAsk(term, nonce, applied, wall)
 
     def due(self, *, applied: LogIndex, settled: LogIndex) -> Instant | None:
-        """When there is something to say again."""
-        if self.leader is None:
+        """When there is something to say again, to a leader that has been asked."""
+        if self._core.leader is None:
             return None
-        ask_at = Instant(self._asked_at + self._renew_ns)
-        if settled >= applied:
-            return ask_at
-        return min(ask_at, Instant(self._reported_at + self._report_ns))
+        due = self._asked_at + self._renew_ns
+        if settled < applied and self._reported_at + self._report_ns < due:
+            due = self._reported_at + self._report_ns
+        return Instant(due)

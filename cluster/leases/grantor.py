@@ -26,6 +26,15 @@ class Counted:
     floor: LogIndex  # The member serves nothing older than this.
 
 
+@dataclass(frozen=True, slots=True)
+class _Hold:
+    """What members that are counted hold back."""
+
+    own_applied: LogIndex
+    settled: LogIndex
+    until: Instant | None  # When the first lease ends that holds back; None: nothing is held back.
+
+
 class LeaseGrantor:
     """L6 at birth: every member counts as a holder until the election + L, except this leader itself and the last one.
 
@@ -51,7 +60,7 @@ class LeaseGrantor:
         self._counted = {m: Counted(until, LogIndex(0)) for m in sorted(set(members)) if m not in left_out}
         self._counted_all_until: Instant | None = until  # Nobody's lease ends before. None: nobody has one.
         self._applied: dict[NodeId, LogIndex] = {}
-        self._settled: tuple[LogIndex, LogIndex] | None = None  # As last computed: (own applied index, result).
+        self._held: _Hold | None = None
         self._applied_at_election = applied
         # Own applied index over the last L, oldest first. It starts at the election: before, no write waited here.
         self._progress: deque[tuple[Instant, LogIndex]] = deque([(elected_at, LogIndex(0))])
@@ -60,7 +69,7 @@ class LeaseGrantor:
         """The member told what it has applied. Reports may come late and twice: the highest counts."""
         if applied > self._applied.get(member, 0):
             self._applied[member] = applied
-            self._settled = None
+            self._held = None
 
     def advanced(self, own_applied: LogIndex, now: Instant) -> None:
         """Remembers this leader's own progress. Call whenever it may have advanced, and at every tick."""
@@ -93,7 +102,7 @@ class LeaseGrantor:
         self._counted[member] = Counted(until, floor)
         if self._counted_all_until is None or until < self._counted_all_until:
             self._counted_all_until = until
-        self._settled = None
+        self._held = None
 
     def counts(self, member: NodeId, now: Instant) -> bool:
         """Whether the member must be taken to hold a lease. A `now` from before a pause errs on the side of yes."""
@@ -105,22 +114,34 @@ class LeaseGrantor:
         return counted.until if counted is not None and counted.until > now else None
 
     def settled(self, own_applied: LogIndex, now: Instant) -> LogIndex:
-        """L5: what this leader and every counted member have applied. Asked for after each input, so it is kept."""
-        if self._counted_all_until is not None and now >= self._counted_all_until:
-            self._counted = {m: c for m, c in self._counted.items() if c.until > now}
-            self._counted_all_until = min((c.until for c in self._counted.values()), default=None)
-            self._settled = None
-        if self._settled is None or self._settled[0] != own_applied:
-            result = min([own_applied, *(self._floor(m, c) for m, c in self._counted.items())])
-            self._settled = (own_applied, result)
-        return self._settled[1]
+        """L5: what this leader and every counted member have applied."""
+        return self._hold(own_applied, now).settled
 
     def next_end(self, own_applied: LogIndex, now: Instant) -> Instant | None:
         """When the first lease ends that holds back what this leader has applied; None if nothing is held back."""
-        if self.settled(own_applied, now) >= own_applied:
-            return None
-        ends = (c.until for m, c in self._counted.items() if c.until > now and self._floor(m, c) < own_applied)
-        return min(ends, default=None)
+        return self._hold(own_applied, now).until
+
+    def _hold(self, own_applied: LogIndex, now: Instant) -> "_Hold":
+        """Asked for after each input, so it is kept until a lease ends or somebody advances."""
+        if self._counted_all_until is not None and now >= self._counted_all_until:
+            self._counted = {m: c for m, c in self._counted.items() if c.until > now}
+            self._counted_all_until = min((c.until for c in self._counted.values()), default=None)
+            self._held = None
+        held = self._held
+        if held is None or held.own_applied != own_applied:
+            held = self._held = self._compute_hold(own_applied)
+        return held
+
+    def _compute_hold(self, own_applied: LogIndex) -> "_Hold":
+        settled, until = own_applied, None
+        for member, counted in self._counted.items():
+            floor = self._applied.get(member, counted.floor)
+            floor = max(floor, counted.floor)
+            if floor < own_applied:
+                settled = min(settled, floor)
+                if until is None or counted.until < until:
+                    until = counted.until
+        return _Hold(own_applied, settled, until)
 
     def holders(self, now: Instant) -> list[NodeId]:
         """Members that are counted, sorted: for status."""
@@ -129,6 +150,3 @@ class LeaseGrantor:
     def applied_at(self, member: NodeId) -> LogIndex:
         """The highest applied index the member has reported to this leader; 0 before the first report."""
         return self._applied.get(member, LogIndex(0))
-
-    def _floor(self, member: NodeId, counted: Counted) -> LogIndex:
-        return max(self._applied.get(member, LogIndex(0)), counted.floor)

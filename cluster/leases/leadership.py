@@ -102,11 +102,9 @@ class Leadership:
 
     def step_change(self, now: Instant) -> None:
         """L9: appends what a change waits for, once those whom it takes out hold no lease."""
-        change = self._change
-        if change is None and not self._core.membership.is_joint:
-            return
         if self._core.is_handing_over or self._core.hand_over_sent:
             return
+        change = self._change
         if change is not None and self._hold_nothing(change.leaving, now):
             self._change = None
             try:
@@ -118,6 +116,15 @@ class Leadership:
 
     def _hold_nothing(self, members: frozenset[NodeId], now: Instant) -> bool:
         return not any(self.book.counts(member, now) for member in members if member != self._core.node)
+
+    # After every input
+
+    def keep_up(self, applied: LogIndex, now: Instant) -> None:
+        """Remembers this leader's own progress, and does what has become possible by an input or must not wait."""
+        self.book.advanced(applied, now)
+        if self._change is not None or self._core.membership.outgoing:
+            self.step_change(now)
+        self.step_aside(applied, now)
 
     # Leading on or not
 
@@ -139,7 +146,10 @@ class Leadership:
 
     def due(self, applied: LogIndex, now: Instant) -> Instant | None:
         """When a lease ends that holds back an acknowledgement or a removal, or this leader has to step aside."""
-        ends = [self.book.next_end(applied, now)]
+        end = self.book.next_end(applied, now)
+        if self._change is None and applied >= self._core.commit_index and not self._core.membership.outgoing:
+            return end  # As nearly always.
+        ends = [end]
         if applied < self._core.commit_index and (stalled_at := Instant(self._applied_at + APPLY_STALL_NS)) > now:
             ends.append(stalled_at)
         if self._change is not None:

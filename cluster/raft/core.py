@@ -88,6 +88,7 @@ class RaftCore(Questions):
         self._election = Election(self._member)
         self._following = Following(self._member)
         self._receiver = SnapshotReceiver(self._member)
+        self._leaders_due = now  # As leader, except heartbeats: see `deadline`.
         self._handed_out = applied  # The last entry handed out to apply.
         self._applying: deque[tuple[LogIndex, int]] = deque()  # Handed out, not yet applied: last index and size.
         self._applying_bytes = 0
@@ -109,23 +110,28 @@ class RaftCore(Questions):
         """When `tick` has something to do, perhaps past; it may change with each input. None: not before another."""
         m = self._member
         if m.role is LEADER:
-            return self._leaders_deadline()
+            heartbeat = self._replication.heartbeat_due
+            return heartbeat if heartbeat < self._leaders_due else self._leaders_due
         election, reads = self._election.due, m.forwarded.deadline
         return election if reads is None or (election is not None and election < reads) else reads
 
-    def _leaders_deadline(self) -> Instant:
+    def _next_leaders_due(self) -> Instant:
+        """When a leader has to do something else than a heartbeat, as of this tick.
+
+        Whatever comes up between two ticks is due later than the next heartbeat, so it needn't be looked for after each
+        input: all of these time-outs are longer (`RaftConfig.validate`).
+        """
         m = self._member
-        due = self._replication.heartbeat_due
-        for other in (self._replication.reads.deadline, self._hand_over.due):
-            if other is not None and other < due:
-                due = other
-        if m.is_only_voter:
-            return due
-        due = min(due, Instant(self._quorum_since() + m.config.patience_ns + 1))
-        oldest_write = m.outbox.oldest_write()
-        if oldest_write is not None and not self._hand_over.is_forced:
-            due = min(due, Instant(oldest_write + m.config.disk_stall_ns + 1))
-        return due
+        dues = [Instant(m.now + m.config.disk_stall_ns)]
+        if (read := self._replication.reads.deadline) is not None:
+            dues.append(read)
+        if (hand_over := self._hand_over.due) is not None:
+            dues.append(hand_over)
+        if not m.is_only_voter:
+            dues.append(Instant(self._quorum_since() + m.config.patience_ns + 1))
+            if (oldest_write := m.outbox.oldest_write()) is not None and not self._hand_over.is_forced:
+                dues.append(Instant(oldest_write + m.config.disk_stall_ns + 1))
+        return min(dues)
 
     def _tick_leader(self) -> None:
         m = self._member
@@ -136,34 +142,34 @@ class RaftCore(Questions):
             self._step_down()
         if m.role is LEADER:
             self._replication.tick()
+            self._leaders_due = self._next_leaders_due()
 
     def receive(self, sender: NodeId, message: Message, now: Instant) -> None:
         m = self._member
         m.now = now
         was_leading = m.role is LEADER
-        if self._agree_on_term(sender, message):
+        if message.term == m.term or self._agree_on_term(sender, message):
             self._handle(sender, message)
         if was_leading and m.role is not LEADER:
             self._fail_reads(self._replication.reads.take_all())
 
     def _agree_on_term(self, sender: NodeId, message: Message) -> bool:
-        """Takes over a higher term. Returns whether the message still matters (3.3).
+        """Takes over a higher term. Returns whether a message of another term still matters (3.3).
 
         Vote requests are let through, since it depends on more than the term; so are reads, which change no term.
         """
         m = self._member
-        if message.term == m.term or isinstance(message, VoteRequest | ReadIndexRequest | ReadIndexReply):
+        if isinstance(message, VoteRequest | ReadIndexRequest | ReadIndexReply):
             return True
         if isinstance(message, VoteReply) and message.pre and message.granted:
             return True  # It carries the term that we asked about.
         if message.term > m.term:
             m.follow(message.term, None)
-        elif message.term < m.term:
-            if isinstance(message, AppendEntries | InstallSnapshot):
-                # A leader of the past learns the term from this; without it, it could not reach us ever again.
-                m.outbox.send(sender, AppendReply(m.term, 0, LogIndex(0)))
-            return False
-        return True
+            return True
+        if isinstance(message, AppendEntries | InstallSnapshot):
+            # A leader of the past learns the term from this; without it, it could not reach us ever again.
+            m.outbox.send(sender, AppendReply(m.term, 0, LogIndex(0)))
+        return False
 
     def _handle(self, sender: NodeId, message: Message) -> None:
         match message:
@@ -350,14 +356,17 @@ class RaftCore(Questions):
         m = self._member
         if m.role is LEADER:
             self._replication.flush()
-            self._answer_reads()
+            if self._replication.reads.round_wanted:
+                self._answer_reads()
         return m.outbox.drain(m.outbox.take_persist(m.log, m.now), self._take_committed())
 
     def _take_committed(self) -> list[Entry]:
         """The next entries to apply: committed, durable here, and within the bytes that may be under way."""
         m = self._member
+        if self._handed_out >= m.log.commit_index or m.is_installing:
+            return []
         end = min(m.log.commit_index, m.log.stable_index)
-        if self._handed_out >= end or m.is_installing:
+        if self._handed_out >= end:
             return []
         room = m.config.apply_bytes_max - self._applying_bytes
         if room <= 0:
@@ -375,6 +384,7 @@ class RaftCore(Questions):
         if self._election.is_won:
             self._hand_over.reset()
             self._replication.begin()
+            self._leaders_due = self._replication.heartbeat_due
 
     def _step_down(self) -> None:
         m = self._member
@@ -450,8 +460,6 @@ class RaftCore(Questions):
 
     def _answer_reads(self) -> None:
         m = self._member
-        if not self._replication.reads.round_wanted:
-            return
         for read in self._replication.reads.confirmed(self._replication.rounds.quorum_round):
             if read.asker is None:
                 m.outbox.reads.append(ReadState(read.number, read.index))

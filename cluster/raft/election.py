@@ -24,7 +24,7 @@ class Election:
     def due(self) -> Instant | None:
         """When `tick` has something to do, for a member that doesn't lead. None: not before another input."""
         m = self._member
-        if not m.is_only_voter:
+        if len(m.memberships.newest.voters) > 1 or not m.is_only_voter:  # The first is all that most need.
             return m.election_due
         if m.role is CANDIDATE:
             return None  # Its vote is being written.

@@ -45,7 +45,7 @@ class Following:
         elif m.log.term(prev) != message.prev_term:
             self._reject(sender, message)
             return
-        has_new = self._take(entries)
+        has_new = bool(entries) and self._take(entries)
         self._verified = LogIndex(max(self._verified, prev + len(entries)))
         m.commit_to(min(message.commit, self._verified))
         is_commit_only = not message.entries and message.round == self._round_answered

@@ -92,8 +92,9 @@ class LeaderReads:
     @property
     def deadline(self) -> Instant | None:
         """The earliest."""
-        first = [reads[0].deadline for reads in (self._early, self._waiting) if reads]
-        return min(first, default=None)
+        if not self._early and not self._waiting:
+            return None
+        return min(reads[0].deadline for reads in (self._early, self._waiting) if reads)
 
     def add_early(self, asker: NodeId | None, number: int, now: Instant) -> None:
         self._early.append(LeaderRead(asker, number, Instant(now + self._config.patience_ns), LogIndex(0), 0))
