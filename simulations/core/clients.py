@@ -14,8 +14,9 @@ from keycluster.simulations.checkers.history import REGISTER, Call, History, Out
 from keycluster.simulations.checkers.linearizability import Verdict, check_linearizable
 from keycluster.simulations.checkers.register_model import RegisterModel
 from keycluster.simulations.core.door import CONFIRM, READ, USE, WRITE, Answer, Request
+from keycluster.simulations.core.machine import ANY_LIFE
 from keycluster.simulations.core.state import ANYTHING, encode_change
-from keycluster.simulations.core.world import ANY_LIFE, World
+from keycluster.simulations.core.world import World
 from keycluster.simulations.runs import Failure
 from keycluster.simulations.trace import What
 
@@ -93,7 +94,8 @@ class Callers:
     def _ask(self, client: Client, kind: int) -> Call:
         rng, t = self._rng, self._world.t
         register = int(rng.random() * REGISTERS)
-        operation, arguments, command = OPERATIONS[kind], {}, b""
+        operation, command = OPERATIONS[kind], b""
+        arguments: dict[str, int] = {}
         if kind == WRITE:
             operation, arguments, command = self._draw_change(client, register)
         key = KEYS[register]

@@ -24,6 +24,7 @@ from keycluster.simulations.core.safety import RaftSafety
 if TYPE_CHECKING:
     from keycluster.simulations.core.machine import Machine
 
+NOTHING = LogIndex(0)
 READ_INDEX = "read-index"
 ACKNOWLEDGED = "acknowledged"
 STALE_USE = "contract-2"
@@ -52,7 +53,7 @@ class Answer:
     request: Request
     node: NodeId
     value: int | bool | None
-    index: LogIndex = LogIndex(0)
+    index: LogIndex = NOTHING
     hint: NodeId | None = None
 
 
@@ -60,7 +61,7 @@ class Answer:
 class Acknowledged:
     """Of the whole run: the newest change that was acknowledged to anybody."""
 
-    index: LogIndex = LogIndex(0)
+    index: LogIndex = NOTHING
     count: int = 0
 
 
@@ -239,6 +240,5 @@ class Door:
             f"{self._machine.node} acknowledges {index}, and another entry or none is committed there",
         )
         self._acknowledged.count += 1
-        if index > self._acknowledged.index:
-            self._acknowledged.index = index
+        self._acknowledged.index = max(self._acknowledged.index, index)
         self._answer(waiting.request, waiting.outcome is True, index)

@@ -17,6 +17,8 @@ from keycluster.simulations.core.member import Disk, Member
 
 WALL_START = 1_800_000_000 * SECOND
 PPM = 1_000_000
+ANY_LIFE = -1
+NO_INDEX, NO_TIME = LogIndex(0), ClusterTime(0)
 NO_TICK = Instant(2**62)
 
 Give = Callable[["Machine", Instant, Any, Any], None]
@@ -80,9 +82,9 @@ class Machine:
     # What checkers saw last, within this life.
     leads_in: Term | None = None
     serves: bool = False
-    settled: LogIndex = LogIndex(0)
-    time: ClusterTime = ClusterTime(0)
-    stamped: ClusterTime = ClusterTime(0)
+    settled: LogIndex = NO_INDEX
+    time: ClusterTime = NO_TIME
+    stamped: ClusterTime = NO_TIME
 
     def now(self, t: int) -> Instant:
         if self.clock_ppm == 0:
@@ -127,5 +129,5 @@ class Machine:
         self.to_write = []
         self.leads_in = None
         self.serves = False
-        self.settled = LogIndex(0)
-        self.time = self.stamped = ClusterTime(0)
+        self.settled = NO_INDEX
+        self.time = self.stamped = NO_TIME

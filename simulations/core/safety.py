@@ -1,12 +1,12 @@
 """Raft's five safety properties (dissertation, figure 3.2), each looked at when something it speaks of changes.
 
-| property | looked at | why that is enough |
-| --- | --- | --- |
-| Election Safety | when a member becomes leader | one leader is remembered for each term |
-| Leader Append-Only | when a leader writes | what it takes back goes into a write |
-| Log Matching | when an entry is written | an index and a term name one entry *and the term before it*: by induction all before are equal |
-| Leader Completeness | when a member becomes leader | its log has the newest committed entry, and so, by Log Matching, all; an entry whose commitment shows later is looked for in the logs of leaders then |
-| State Machine Safety | when entries are handed out to apply | one entry is remembered for each index |
+Election Safety       when a member becomes leader: one leader is remembered for each term.
+Leader Append-Only    when a leader writes: what it takes back goes into a write.
+Log Matching          when an entry is written: an index and a term name one entry *and the term before it*, so by
+                      induction all before it are equal too.
+Leader Completeness   when a member becomes leader: its log has the newest entry that was committed before its term and
+                      so, by Log Matching, all; and when an entry shows to be committed, in the logs of those who lead.
+State Machine Safety  when entries are handed out to apply: one entry is remembered for each index.
 """
 
 from bisect import bisect_left
@@ -68,7 +68,8 @@ class RaftSafety:
         entries: Sequence[Entry],
         leading: Sequence[tuple[NodeId, Term, DurableLog]],
     ) -> None:
-        """`node`, in `term`, takes `entries` for committed. `leading`: the members that lead now, and their durable logs."""
+        """`node`, in `term`, takes `entries` for committed. `leading`: who leads now, in which term, with which log on
+        disk."""
         for entry in entries:
             if entry.index <= len(self.committed):
                 known = self.committed[entry.index - 1]

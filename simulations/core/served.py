@@ -8,8 +8,8 @@ from keycluster.cluster.raft.ready import ReadAnswer
 from keycluster.cluster.types import MILLISECOND, Instant, NodeId, Term
 from keycluster.simulations.core.clients import Callers
 from keycluster.simulations.core.door import Acknowledged, Answer, Door, Request
-from keycluster.simulations.core.machine import Machine
-from keycluster.simulations.core.world import ANY_LIFE, World
+from keycluster.simulations.core.machine import ANY_LIFE, Machine
+from keycluster.simulations.core.world import World
 
 CALL_NS_MIN = 200_000  # One way between a caller and a node, …
 CALL_NS_SPREAD = 800_000  # … and up to so much more.
@@ -31,9 +31,9 @@ class ServedWorld(World):
     # On the way
 
     def _ask(self, node: NodeId, request: Request) -> None:
-        if self.network.loss and self._draw() < self.network.loss:
+        if self.network.loss and self.draw() < self.network.loss:
             return
-        delay = CALL_NS_MIN + int(self._draw() * CALL_NS_SPREAD)
+        delay = CALL_NS_MIN + int(self.draw() * CALL_NS_SPREAD)
         self.push(self.t + delay, None, ANY_LIFE, self._reached, self.machines[node], request)
 
     def _reached(self, machine: Machine, request: Request) -> None:
@@ -42,14 +42,14 @@ class ServedWorld(World):
         elif machine.paused:
             machine.waiting.append((self._requested, request, None))
         else:
-            self._take(machine, self._requested, request, None)
+            self.take(machine, self._requested, request, None)
 
     def _requested(self, machine: Machine, now: Instant, request: Request, _: None) -> None:
         if machine.door is not None:
             machine.door.take(request, now, machine.wall(self.t))
 
     def _answer(self, answer: Answer, delay: int) -> None:
-        if not self.network.loss or self._draw() >= self.network.loss:
+        if not self.network.loss or self.draw() >= self.network.loss:
             self.push(self.t + delay, None, ANY_LIFE, self._answered, answer, None)
 
     def _answered(self, answer: Answer, _: None) -> None:
@@ -63,17 +63,17 @@ class ServedWorld(World):
         if door.answers:
             answers, door.answers = door.answers, []
             for answer in answers:
-                self._answer(answer, CALL_NS_MIN + int(self._draw() * CALL_NS_SPREAD))
+                self._answer(answer, CALL_NS_MIN + int(self.draw() * CALL_NS_SPREAD))
 
     def _read_answers(self, machine: Machine, now: Instant, answers: Sequence[ReadAnswer]) -> None:
         if machine.door is not None:
             machine.door.confirmed(answers)
 
-    def _applied(self, machine: Machine, entries: Sequence[Entry]) -> None:
+    def applied(self, machine: Machine, entries: Sequence[Entry]) -> None:
         if machine.door is not None:
             machine.door.applied(entries)
 
-    def _state_replaced(self, machine: Machine) -> None:
+    def state_replaced(self, machine: Machine) -> None:
         """Only who has lost the lead installs a snapshot: what it proposed goes to the next leader."""
         if machine.door is not None:
             machine.door.set_back()

@@ -9,7 +9,14 @@ import hashlib
 import struct
 
 from keycluster.cluster.invariant import require
-from keycluster.cluster.raft.messages import COMMAND, Entry, EntryKind, Membership, SnapshotMeta, decode_membership_entry
+from keycluster.cluster.raft.messages import (
+    COMMAND,
+    Entry,
+    EntryKind,
+    Membership,
+    SnapshotMeta,
+    decode_membership_entry,
+)
 from keycluster.cluster.replica import NO_STAMP
 from keycluster.cluster.types import ClusterTime, LogIndex, NodeId, Term
 

@@ -15,22 +15,20 @@ from typing import Any
 from keycluster.cluster.invariant import require
 from keycluster.cluster.peer_messages import ReplicaMessage
 from keycluster.cluster.raft.config import RaftConfig
-from keycluster.cluster.raft.messages import Entry, Membership, SnapshotMeta
-from keycluster.cluster.raft.ready import IncomingChunk, ReadAnswer, SnapshotRead
-from keycluster.cluster.replica import ReplicaConfig, ReplicaPersist, ReplicaReady
-from keycluster.cluster.types import MILLISECOND, SECOND, ClusterTime, Instant, LogIndex, NodeId, Term
+from keycluster.cluster.raft.messages import Entry, Membership
+from keycluster.cluster.raft.ready import ReadAnswer
+from keycluster.cluster.replica import ReplicaConfig
+from keycluster.cluster.types import SECOND, ClusterTime, Instant, LogIndex, NodeId, Term
 from keycluster.cluster.witness import RolledBack
 from keycluster.simulations.core.contract import Contract
 from keycluster.simulations.core.door import Door
-from keycluster.simulations.core.machine import NO_TICK, Give, Machine, Trap, TrapKind
+from keycluster.simulations.core.machine import ANY_LIFE, NO_TICK, Give, Machine, Trap, TrapKind
 from keycluster.simulations.core.member import Disk, DurableLog, Member
 from keycluster.simulations.core.network import Network
 from keycluster.simulations.core.safety import RaftSafety
 from keycluster.simulations.core.state import AppliedState, stamp
+from keycluster.simulations.core.storage import Storage
 from keycluster.simulations.trace import Trace, What
-
-SNAPSHOT_BYTES = 300_000  # Two chunks.
-ANY_LIFE = -1
 
 Input = Callable[[Member, Instant], object]
 Meddle = Callable[[NodeId, NodeId, ReplicaMessage], int | None]
@@ -69,11 +67,12 @@ class World:
         self.contract = Contract(self.machines)
         self.contract.on_role = self._role_changed
         self.safety = RaftSafety()
+        self.storage = Storage(self)
         self._heap: list[Event] = []
         self._held: list[tuple[Machine, _Sent]] = []  # On clogged links.
         self._events = 0
-        self._draw = self.rng.random
-        self._note = self.trace.note
+        self.draw = self.rng.random
+        self.note = self.trace.note
         ids = [NodeId(f"n{number}") for number in range(1, voters + learners + 1)]
         self.genesis = Membership(voters=tuple(sorted(ids[:voters])), learners=tuple(sorted(ids[voters:])))
         for node in ids:
@@ -109,7 +108,7 @@ class World:
             stamp=stamp_and_look,
             now=now,
         )
-        self._note(self.t, node, What.STARTS)
+        self.note(self.t, node, What.STARTS)
         for other in list(self.machines.values()):
             if other is not machine and (other.node, node) not in self.network.cut:
                 self.greet(other, machine)
@@ -143,7 +142,7 @@ class World:
         """Memory and writes under way are lost."""
         machine = self.machines[node]
         if machine.member is not None:
-            self._note(self.t, node, What.CRASHES)
+            self.note(self.t, node, What.CRASHES)
         self.contract.crashed(machine)
         machine.lose_memory()
 
@@ -152,21 +151,21 @@ class World:
         machine = self.machines[node]
         if not machine.paused and machine.member is not None:
             machine.paused = True
-            self._note(self.t, node, What.PAUSES)
+            self.note(self.t, node, What.PAUSES)
 
     def resume(self, node: NodeId) -> None:
         machine = self.machines[node]
         if machine.member is None or not machine.paused:
             return
         machine.paused = False
-        self._note(self.t, node, What.RESUMES)
+        self.note(self.t, node, What.RESUMES)
         now = machine.now(self.t)
         self.contract.require_current(machine, now)  # A request may be the first thing that it looks at.
         if machine.drain_waits:
             machine.drain_waits = False
             self._hand_on(machine, now)
         while machine.waiting and not machine.paused and machine.member is not None:
-            self._take(machine, *machine.waiting.popleft())
+            self.take(machine, *machine.waiting.popleft())
 
     # Time
 
@@ -176,7 +175,10 @@ class World:
     def after(self, ns: int, event: Callable[[], None]) -> None:
         self.at(self.t + ns, event)
 
-    def push(self, t: int, machine: Machine | None, life: int, give: Callable[..., None], a: Any, b: Any) -> None:
+    def push(  # noqa: PLR0917  # An event's own fields, in its order.
+        self, t: int, machine: Machine | None, life: int, give: Callable[..., None], a: Any, b: Any
+    ) -> None:
+        """An input of a life of a machine, or an event of the world's own (None)."""
         self._events += 1
         heapq.heappush(self._heap, (t if t > self.t else self.t, self._events, machine, life, give, a, b))
 
@@ -192,7 +194,7 @@ class World:
                 if machine.paused:
                     machine.waiting.append((give, a, b))
                 else:
-                    self._take(machine, give, a, b)
+                    self.take(machine, give, a, b)
         self.t = max(t, self.t)
 
     def run_for(self, ns: int) -> None:
@@ -208,7 +210,7 @@ class World:
 
     # Inputs
 
-    def _take(self, machine: Machine, give: Give, a: Any, b: Any) -> None:
+    def take(self, machine: Machine, give: Give, a: Any, b: Any) -> None:
         """One input of a machine that runs: the clock is read, the replica called, its outputs are handed on."""
         now = machine.now(self.t)
         give(machine, now, a, b)
@@ -241,7 +243,7 @@ class World:
             ready = machine.member.replica.ready()
             self._send_all(machine, ready.messages[: trap.rng.randint(0, len(ready.messages))])
             if ready.persist is not None and machine.writing is None and trap.rng.random() < 0.5:
-                self._write_now(machine, [ready.persist])
+                self.storage.write_now(machine, [ready.persist])
             self.crash(machine.node)
         trap.then()
 
@@ -252,7 +254,7 @@ class World:
         if machine.paused:
             machine.waiting.append((_give, give, None))
         else:
-            self._take(machine, _give, give, None)
+            self.take(machine, _give, give, None)
 
     def _tick(self, machine: Machine, now: Instant, due: Instant, _: None) -> None:
         if machine.member is None or machine.tick_due != due:
@@ -264,14 +266,14 @@ class World:
         serves = replica.may_serve(now)
         if serves is not machine.serves:
             machine.serves = serves
-            self._note(self.t, machine.node, What.SERVES if serves else What.SERVES_NOT)
+            self.note(self.t, machine.node, What.SERVES if serves else What.SERVES_NOT)
 
     def _frame(self, machine: Machine, now: Instant, sender: NodeId, messages: Sequence[ReplicaMessage]) -> None:
         member = machine.member
         if member is None:
             return
         t = self.t
-        wall, note, receive = machine.wall(t), self._note, member.replica.receive
+        wall, note, receive = machine.wall(t), self.note, member.replica.receive
         for message in messages:
             note(t, machine.node, type(message).__name__, sender)
             receive(sender, message, now, wall)
@@ -283,20 +285,28 @@ class World:
         if ready.messages:
             self._send_all(machine, ready.messages)
         if ready.persist is not None:
-            self._write(machine, ready.persist)
+            self.storage.write(machine, ready.persist)
         if ready.committed:
-            self._committed(machine, ready.committed)
+            self.storage.apply(machine, member, ready.committed)
         if ready.reads:
             self._read_answers(machine, now, ready.reads)
         if ready.snapshot_chunk or ready.snapshot_install or ready.snapshots_wanted or ready.snapshot_reads:
-            self._drain_snapshots(machine, ready)
+            self.storage.take_snapshots(machine, ready)
         due = member.replica.next_wakeup(now)
         if due < machine.tick_due:
             machine.tick_due = due
             self.push(max(self.t + 1, machine.real(due)), machine, machine.life, self._tick, due, None)
 
+    # For a world that has more on top of its replicas
+
     def _read_answers(self, machine: Machine, now: Instant, answers: Sequence[ReadAnswer]) -> None:
         """What became of reads that were asked of the replica."""
+
+    def applied(self, machine: Machine, entries: Sequence[Entry]) -> None:
+        """The member's state has these now."""
+
+    def state_replaced(self, machine: Machine) -> None:
+        """The member's state is a snapshot's."""
 
     def set_clock(self, machine: Machine, ppm: int) -> None:
         """Its clock runs at another rate from now on."""
@@ -305,154 +315,13 @@ class World:
             due = machine.tick_due
             self.push(max(self.t + 1, machine.real(due)), machine, machine.life, self._tick, due, None)
 
-    # Disk
-
-    def _write(self, machine: Machine, persist: ReplicaPersist) -> None:
-        """Writes that come while one is under way share the next one."""
-        if persist.truncate_from is not None and machine.still_leads:
-            self.safety.leader_takes_back(machine.node, persist.truncate_from)
-        machine.to_write.append(persist)
-        if machine.writing is None:
-            self._begin_write(machine)
-
-    def _begin_write(self, machine: Machine) -> None:
-        machine.writing, machine.to_write = machine.to_write, []
-        self.push(
-            self.t + 1 + int(self._draw() * machine.write_ns), None, ANY_LIFE, self._wrote, machine, machine.life
-        )
-
-    def _wrote(self, machine: Machine, life: int) -> None:
-        """The disk completes it even while the process is stopped; the process hears of it later."""
-        if machine.life != life or machine.writing is None:
-            return
-        if machine.disk_stalls:
-            machine.write_waits = True
-            return
-        trap = machine.trap
-        if trap is not None and trap.what is TrapKind.CRASH_AT_WRITE and trap.springs():
-            machine.trap = None
-            if trap.rng.random() < 0.5:
-                self._write_now(machine, machine.writing)
-            self.crash(machine.node)
-            trap.then()
-            return
-        self._write_now(machine, machine.writing)
-        ticket = machine.writing[-1].ticket
-        if machine.paused:
-            machine.waiting.append((self._persisted, ticket, None))
-        else:
-            self._take(machine, self._persisted, ticket, None)
-
-    def _write_now(self, machine: Machine, persists: Sequence[ReplicaPersist]) -> None:
-        log = machine.disk.log
-        for persist in persists:
-            machine.disk.write(persist)
-            if persist.entries:
-                self.safety.written(machine.node, log.term(LogIndex(persist.entries[0].index - 1)), persist.entries)
-        self._note(self.t, machine.node, "wrote", log.last_index)
-
-    def _persisted(self, machine: Machine, now: Instant, ticket: int, _: None) -> None:
-        if machine.member is None:
-            return
-        machine.writing = None
-        if machine.to_write:
-            self._begin_write(machine)
-        machine.member.replica.persisted(ticket, now)
-
     def set_disk_stalls(self, node: NodeId, stalls: bool) -> None:
         """No write completes until it is set back."""
-        machine = self.machines[node]
-        machine.disk_stalls = stalls
-        if not stalls and machine.write_waits:
-            machine.write_waits = False
-            self.push(self.t + 1, None, ANY_LIFE, self._wrote, machine, machine.life)
-
-    # Applying
-
-    def _committed(self, machine: Machine, entries: list[Entry]) -> None:
-        member = machine.member
-        if member is not None:
-            leading = [(m.node, m.leads_in, m.disk.log) for m in self.contract.leading.values() if m.leads_in]
-            self.safety.handed_out(machine.node, member.core.term, entries, leading)
-            member.unapplied += entries
-            self._begin_apply(machine)
-
-    def _begin_apply(self, machine: Machine) -> None:
-        member = machine.member
-        if member is None or not member.unapplied or machine.applying or machine.apply_hangs:
-            return
-        machine.applying = True
-        count = 1 + int(self._draw() * len(member.unapplied))
-        self.push(
-            self.t + 1 + int(self._draw() * machine.apply_ns), machine, machine.life, self._apply_some, count, None
-        )
-
-    def _apply_some(self, machine: Machine, now: Instant, count: int, _: None) -> None:
-        if machine.member is None:
-            return
-        machine.applying = False
-        entries = machine.member.apply_some(count, now)
-        for entry in entries:
-            self.contract.reached(machine.node, entry.index, machine.member.digests[entry.index])
-        self._note(self.t, machine.node, What.APPLIES, entries[-1].index)
-        self._applied(machine, entries)
-        self._begin_apply(machine)
-
-    def _applied(self, machine: Machine, entries: Sequence[Entry]) -> None:
-        """The member's state has these now."""
+        self.storage.set_stalls(self.machines[node], stalls)
 
     def set_apply_hangs(self, node: NodeId, hangs: bool) -> None:
         """Its apply makes no progress from the next batch on, though all else of it runs."""
-        self.machines[node].apply_hangs = hangs
-        self._begin_apply(self.machines[node])
-
-    # Snapshots
-
-    def _drain_snapshots(self, machine: Machine, ready: ReplicaReady) -> None:
-        life, later = machine.life, self.t + machine.write_ns
-        if ready.snapshot_chunk is not None:
-            self.push(later, machine, life, self._store_chunk, ready.snapshot_chunk, None)
-        if ready.snapshot_install is not None:
-            self.push(later, machine, life, self._install, ready.snapshot_install, None)
-        for peer in ready.snapshots_wanted:
-            self.push(self.t, machine, life, self._offer, peer, None)
-        for read in ready.snapshot_reads:
-            self.push(self.t, machine, life, self._read_chunk, read, None)
-
-    def _store_chunk(self, machine: Machine, now: Instant, chunk: IncomingChunk, _: None) -> None:
-        if machine.member is not None:
-            machine.member.store_chunk(chunk, now, self._snapshot_state)
-
-    def _install(self, machine: Machine, now: Instant, meta: SnapshotMeta, _: None) -> None:
-        """A driver installs only behind all writes and applies that it was given before."""
-        member = machine.member
-        if member is None:
-            return
-        if machine.applying or member.unapplied or machine.writing is not None:
-            self.push(self.t + MILLISECOND, machine, machine.life, self._install, meta, None)
-            return
-        if member.install_snapshot(meta, now):
-            self.safety.installed(machine.node, meta)
-            self.contract.reached(machine.node, machine.disk.state.index, machine.disk.state.digest)
-            self._note(self.t, machine.node, "installed a snapshot", meta.index)
-            self._state_replaced(machine)
-
-    def _state_replaced(self, machine: Machine) -> None:
-        """The member's state is a snapshot's."""
-
-    def _offer(self, machine: Machine, now: Instant, peer: NodeId, _: None) -> None:
-        if machine.member is not None:
-            machine.member.offer_snapshot(peer, now, size=SNAPSHOT_BYTES)
-
-    def _read_chunk(self, machine: Machine, now: Instant, read: SnapshotRead, _: None) -> None:
-        if machine.member is not None:
-            machine.member.read_snapshot(read, now, size=SNAPSHOT_BYTES)
-
-    def _snapshot_state(self, meta: SnapshotMeta) -> AppliedState | None:
-        for machine in self.machines.values():
-            if machine.member is not None and meta in machine.member.snapshots:
-                return machine.member.snapshots[meta]
-        return None
+        self.storage.set_apply_hangs(self.machines[node], hangs)
 
     # Network
 
@@ -487,7 +356,7 @@ class World:
                 self.push(self.t + delay + further, None, ANY_LIFE, self._arrive, target, sent)
         else:  # As `push` does it: most events are made here.
             self._events += 1
-            t = self.t + network.delay_ns_min + int(self._draw() * network.delay_ns_spread) + further
+            t = self.t + network.delay_ns_min + int(self.draw() * network.delay_ns_spread) + further
             heapq.heappush(self._heap, (t, self._events, None, ANY_LIFE, self._arrive, target, sent))
 
     def _arrive(self, target: Machine, sent: _Sent) -> None:
@@ -505,7 +374,7 @@ class World:
             return
         if self.stops_before_output is not None and self.stops_before_output(target, sender.node, frame[0]):
             target.drain_waits = True
-        self._take(target, self._frame, sender.node, frame)
+        self.take(target, self._frame, sender.node, frame)
         if target.drain_waits:
             self.pause(target.node)
 
@@ -548,14 +417,16 @@ class World:
         """At a member that runs. Raises as `Replica.propose` does."""
         require(machine.replica is not None, "proposed at a member that doesn't run")
         first: list[LogIndex] = []
-        self.feed(machine, lambda member, now: first.append(member.replica.propose(commands, now, machine.wall(self.t))))
+        self.feed(
+            machine, lambda member, now: first.append(member.replica.propose(commands, now, machine.wall(self.t)))
+        )
         return first[0]
 
     def _role_changed(self, machine: Machine, term: Term | None) -> None:
         if term is None:
-            self._note(self.t, machine.node, What.FOLLOWS)
+            self.note(self.t, machine.node, What.FOLLOWS)
         else:
-            self._note(self.t, machine.node, What.LEADS, term)
+            self.note(self.t, machine.node, What.LEADS, term)
             self.safety.led(machine.node, term, machine.disk.log)
 
 

@@ -1,0 +1,168 @@
+"""What machines' disks do: they write, apply and carry snapshots, and each takes its time.
+
+As in `node/raft_driver.py`: one write at a time, and those that come meanwhile share the next; one batch of entries at
+a time; a snapshot is installed behind all of both.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from keycluster.cluster.raft.messages import Entry, SnapshotMeta
+from keycluster.cluster.raft.ready import IncomingChunk, SnapshotRead
+from keycluster.cluster.replica import ReplicaPersist, ReplicaReady
+from keycluster.cluster.types import MILLISECOND, Instant, LogIndex, NodeId
+from keycluster.simulations.core.machine import ANY_LIFE, Machine, TrapKind
+from keycluster.simulations.core.member import Member
+from keycluster.simulations.core.state import AppliedState
+from keycluster.simulations.trace import What
+
+if TYPE_CHECKING:
+    from keycluster.simulations.core.world import World
+
+SNAPSHOT_BYTES = 300_000  # Two chunks.
+
+
+class Storage:
+    def __init__(self, world: "World") -> None:
+        self._world = world
+
+    # The log
+
+    def write(self, machine: Machine, persist: ReplicaPersist) -> None:
+        """Writes that come while one is under way share the next one."""
+        if persist.truncate_from is not None and machine.still_leads:
+            self._world.safety.leader_takes_back(machine.node, persist.truncate_from)
+        machine.to_write.append(persist)
+        if machine.writing is None:
+            self._begin_write(machine)
+
+    def _begin_write(self, machine: Machine) -> None:
+        world = self._world
+        machine.writing, machine.to_write = machine.to_write, []
+        at = world.t + 1 + int(world.draw() * machine.write_ns)
+        world.push(at, None, ANY_LIFE, self._wrote, machine, machine.life)
+
+    def _wrote(self, machine: Machine, life: int) -> None:
+        """The disk completes it even while the process is stopped; the process hears of it later."""
+        if machine.life != life or machine.writing is None:
+            return
+        if machine.disk_stalls:
+            machine.write_waits = True
+            return
+        trap = machine.trap
+        if trap is not None and trap.what is TrapKind.CRASH_AT_WRITE and trap.springs():
+            machine.trap = None
+            if trap.rng.random() < 0.5:
+                self.write_now(machine, machine.writing)
+            self._world.crash(machine.node)
+            trap.then()
+            return
+        self.write_now(machine, machine.writing)
+        ticket = machine.writing[-1].ticket
+        if machine.paused:
+            machine.waiting.append((self._persisted, ticket, None))
+        else:
+            self._world.take(machine, self._persisted, ticket, None)
+
+    def write_now(self, machine: Machine, persists: Sequence[ReplicaPersist]) -> None:
+        log = machine.disk.log
+        for persist in persists:
+            machine.disk.write(persist)
+            if persist.entries:
+                before = log.term(LogIndex(persist.entries[0].index - 1))
+                self._world.safety.written(machine.node, before, persist.entries)
+        self._world.note(self._world.t, machine.node, "wrote", log.last_index)
+
+    def _persisted(self, machine: Machine, now: Instant, ticket: int, _: None) -> None:
+        if machine.member is None:
+            return
+        machine.writing = None
+        if machine.to_write:
+            self._begin_write(machine)
+        machine.member.replica.persisted(ticket, now)
+
+    def set_stalls(self, machine: Machine, stalls: bool) -> None:
+        machine.disk_stalls = stalls
+        if not stalls and machine.write_waits:
+            machine.write_waits = False
+            self._world.push(self._world.t + 1, None, ANY_LIFE, self._wrote, machine, machine.life)
+
+    # Applying
+
+    def apply(self, machine: Machine, member: Member, entries: Sequence[Entry]) -> None:
+        """Soon: some of them, together with what else waits."""
+        leading = [(m.node, m.leads_in, m.disk.log) for m in self._world.contract.leading.values() if m.leads_in]
+        self._world.safety.handed_out(machine.node, member.core.term, entries, leading)
+        member.unapplied += entries
+        self._begin_apply(machine)
+
+    def _begin_apply(self, machine: Machine) -> None:
+        member = machine.member
+        if member is None or not member.unapplied or machine.applying or machine.apply_hangs:
+            return
+        world = self._world
+        machine.applying = True
+        count = 1 + int(world.draw() * len(member.unapplied))
+        at = world.t + 1 + int(world.draw() * machine.apply_ns)
+        world.push(at, machine, machine.life, self._apply_some, count, None)
+
+    def _apply_some(self, machine: Machine, now: Instant, count: int, _: None) -> None:
+        if machine.member is None:
+            return
+        machine.applying = False
+        entries = machine.member.apply_some(count, now)
+        for entry in entries:
+            self._world.contract.reached(machine.node, entry.index, machine.member.digests[entry.index])
+        self._world.note(self._world.t, machine.node, What.APPLIES, entries[-1].index)
+        self._world.applied(machine, entries)
+        self._begin_apply(machine)
+
+    def set_apply_hangs(self, machine: Machine, hangs: bool) -> None:
+        machine.apply_hangs = hangs
+        self._begin_apply(machine)
+
+    # Snapshots
+
+    def take_snapshots(self, machine: Machine, ready: ReplicaReady) -> None:
+        world, life = self._world, machine.life
+        later = world.t + machine.write_ns
+        if ready.snapshot_chunk is not None:
+            world.push(later, machine, life, self._store_chunk, ready.snapshot_chunk, None)
+        if ready.snapshot_install is not None:
+            world.push(later, machine, life, self._install, ready.snapshot_install, None)
+        for peer in ready.snapshots_wanted:
+            world.push(world.t, machine, life, self._offer, peer, None)
+        for read in ready.snapshot_reads:
+            world.push(world.t, machine, life, self._read_chunk, read, None)
+
+    def _store_chunk(self, machine: Machine, now: Instant, chunk: IncomingChunk, _: None) -> None:
+        if machine.member is not None:
+            machine.member.store_chunk(chunk, now, self._snapshot_state)
+
+    def _install(self, machine: Machine, now: Instant, meta: SnapshotMeta, _: None) -> None:
+        """A driver installs only behind all writes and applies that it was given before."""
+        member = machine.member
+        if member is None:
+            return
+        if machine.applying or member.unapplied or machine.writing is not None:
+            self._world.push(self._world.t + MILLISECOND, machine, machine.life, self._install, meta, None)
+            return
+        if member.install_snapshot(meta, now):
+            self._world.safety.installed(machine.node, meta)
+            self._world.contract.reached(machine.node, machine.disk.state.index, machine.disk.state.digest)
+            self._world.note(self._world.t, machine.node, "installed a snapshot", meta.index)
+            self._world.state_replaced(machine)
+
+    def _offer(self, machine: Machine, now: Instant, peer: NodeId, _: None) -> None:
+        if machine.member is not None:
+            machine.member.offer_snapshot(peer, now, size=SNAPSHOT_BYTES)
+
+    def _read_chunk(self, machine: Machine, now: Instant, read: SnapshotRead, _: None) -> None:
+        if machine.member is not None:
+            machine.member.read_snapshot(read, now, size=SNAPSHOT_BYTES)
+
+    def _snapshot_state(self, meta: SnapshotMeta) -> AppliedState | None:
+        for machine in self._world.machines.values():
+            if machine.member is not None and meta in machine.member.snapshots:
+                return machine.member.snapshots[meta]
+        return None
