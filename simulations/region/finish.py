@@ -9,7 +9,7 @@ would be lost, and no region survives that.
 """
 
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Final
 
 import trio
@@ -21,6 +21,7 @@ from keycluster.node.joining import JoinFailed
 from keycluster.simulations.region.nemesis import Nemesis, names
 from keycluster.simulations.region.node import Excuse, NodeState, SimNode
 from keycluster.simulations.region.region import TOO_LATE, SimRegion
+from keycluster.simulations.region.workload import VISITOR
 
 LIVENESS_S_MAX: Final = 20.0
 """Until all serve: an election takes a second or two, a lease one, a restart one, a stalled stream two: with room."""
@@ -30,6 +31,7 @@ PEACE_S_MAX: Final = 90.0
 PROOF_S_MAX: Final = 60.0
 """A client that finds lost nodes first waits for each of them."""
 PROVE_AGAIN_S: Final = 0.2
+JOIN_AGAIN_S: Final = 1.0  # Nobody may lead at first.
 
 Prove = Callable[[], Awaitable[bool]]
 """Whether a write returns."""
@@ -42,7 +44,7 @@ async def demand_liveness(nemesis: Nemesis, rng: random.Random, *, prove: Prove)
     kept = [region.nodes[name] for name in sorted(rng.sample(members, len(members) // 2 + 1))]
     rest = [node for node in region.nodes.values() if node not in kept and node.state is not NodeState.BROKEN]
     for node in rest:
-        _lose(region, node, rng)
+        _lose(region, node, nemesis.clients, rng)
     _heal(nemesis, kept)
     nemesis.note("liveness", f"of {names(members)} only {names(kept)}")
     with trio.move_on_after(LIVENESS_S_MAX) as waiting:
@@ -79,7 +81,7 @@ async def _proved(prove: Prove) -> bool:
     return False
 
 
-def _lose(region: SimRegion, node: SimNode, rng: random.Random) -> None:
+def _lose(region: SimRegion, node: SimNode, clients: Iterable[str], rng: random.Random) -> None:
     """For good: off, out of reach, or stopped where it stands."""
     region.frozen.add(node.name)
     way = rng.choice(("crash", "cut", "pause"))
@@ -88,7 +90,7 @@ def _lose(region: SimRegion, node: SimNode, rng: random.Random) -> None:
     elif way == "pause":
         node.pause()
     else:
-        for other in region.nodes:
+        for other in (*region.nodes, *clients, VISITOR):
             if other != node.name:
                 region.network.links.cut(node.name, other)
                 region.network.links.cut(other, node.name)
@@ -99,7 +101,7 @@ def _heal(nemesis: Nemesis, nodes: list[SimNode]) -> None:
     region = nemesis.region
     mended = {node.name for node in nodes}
     for node in nodes:
-        for other in (*region.nodes, *nemesis.clients):
+        for other in (*region.nodes, *nemesis.clients, VISITOR):
             if other != node.name and (other in mended or other not in region.frozen):
                 region.network.links.heal(node.name, other)
                 region.network.links.heal(other, node.name)
@@ -110,11 +112,12 @@ def _heal(nemesis: Nemesis, nodes: list[SimNode]) -> None:
 
 async def _finish_joins(region: SimRegion) -> None:
     """With the same token, from the same folder: the region may have admitted them already."""
-    for node, token in list(region.unfinished.values()):
-        try:
-            await region.join_again(node, token)
-        except (JoinFailed, *TOO_LATE):
-            continue  # Refused; or it is among what `_unsettled` finds.
+    while region.unfinished:
+        for node, token in list(region.unfinished.values()):
+            try:
+                await region.join_again(node, token)
+            except (JoinFailed, *TOO_LATE):
+                await trio.sleep(JOIN_AGAIN_S)
 
 
 async def _finish_removals(region: SimRegion) -> None:

@@ -212,6 +212,7 @@ class SimRegion:
             with trio.fail_after(JOIN_S_MAX):
                 await join_region(node.config, token, world=node.world(f"joining {self._tries}"))
         except JoinFailed as failure:
+            self.checks.note(node, "join", str(failure))
             if FINAL in str(failure):
                 del self.unfinished[node.name]
             raise

@@ -26,6 +26,7 @@ from keycluster.simulations.region.loss_faults import LOSS_STRIKES
 from keycluster.simulations.region.member_faults import MEMBER_STRIKES
 from keycluster.simulations.region.nemesis import Nemesis, Strike
 from keycluster.simulations.region.network_faults import NETWORK_STRIKES
+from keycluster.simulations.region.node import NodeState
 from keycluster.simulations.region.node_faults import NODE_STRIKES
 from keycluster.simulations.region.region import RegionShape, SimRegion, open_region
 from keycluster.simulations.region.template import Template, template_of
@@ -135,7 +136,7 @@ class _Run:
             self._report.faults.update(nemesis.counts)
             prove = partial(work.prove_alive, seconds=PROOF_S)
             rng = random.Random(f"finish/{spec.seed}")
-            if region.members_move:
+            if region.members_move or any(node.state is NodeState.BROKEN for node in region.nodes.values()):
                 await make_peace(nemesis, prove=prove)
             await demand_liveness(nemesis, rng, prove=prove)
             await make_peace(nemesis, prove=prove)
@@ -155,8 +156,7 @@ class _Run:
 
     def judge(self) -> None:
         """By what clients saw."""
-        for call in self._history.calls:
-            self._report.operations[f"{call.operation} {call.kind.value if call.kind else 'unknown'}"] += 1
+        self._report.operations.update(self._history.counts())
         for failure in check_all(self._history):
             self._trace.note(failure.at_ns or self._report.simulated_ns, "checks", What.OFFENCE, failure.checker)
             self._report.failures.append(failure)

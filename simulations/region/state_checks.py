@@ -70,7 +70,7 @@ class StateChecks:
     # As NodeWatch
 
     def started(self, node: SimNode) -> None:
-        self._note(node, What.STARTS, node.lives)
+        self.note(node, What.STARTS, node.lives)
         self._look_at_state(node)
 
     def opened(self, node: SimNode, secrets: NodeSecrets) -> None:
@@ -89,12 +89,12 @@ class StateChecks:
             self._look_at_digest(node, entry.index)
         if entries:
             last = entries[-1]
-            self._note(node, What.APPLIES, last.index, last.term, self._entries[last.index][2])
+            self.note(node, What.APPLIES, last.index, last.term, self._entries[last.index][2])
 
     def replaced(self, node: SimNode) -> None:
         self._look_at_state(node)
         running = node.running
-        self._note(node, "snapshot", running.stores.state.view.applied_index if running is not None else None)
+        self.note(node, "snapshot", running.stores.state.view.applied_index if running is not None else None)
 
     def stepped(self, node: SimNode) -> None:
         running = node.running
@@ -107,7 +107,7 @@ class StateChecks:
                 self._look_at_leader(node, core.term)
         elif node.name in self._leads:
             del self._leads[node.name]
-            self._note(node, What.FOLLOWS, core.term)
+            self.note(node, What.FOLLOWS, core.term)
         if replica.settled_index > self.settled:
             self.settled = replica.settled_index
             self._trace.note(self._now_ns(), node.name, What.SETTLED, self.settled)
@@ -119,14 +119,14 @@ class StateChecks:
 
     def stopped(self, node: SimNode, why: str) -> None:
         was_told = why == "stop"
-        self._note(node, What.STOPS if was_told else What.CRASHES, why)
+        self.note(node, What.STOPS if was_told else What.CRASHES, why)
         self._forget(node)
         if was_told:
             self.on_end(node)
         self.on_move()
 
     def ended(self, node: SimNode, ending: Ending) -> None:
-        self._note(node, What.STOPS, ending.text)
+        self.note(node, What.STOPS, ending.text)
         self._forget(node)
         if not ending.excused:
             self.found(_ENDINGS, f"{node.name} ended by itself: {ending.text}")
@@ -144,7 +144,7 @@ class StateChecks:
 
     def _look_at_leader(self, node: SimNode, term: Term) -> None:
         self._leads[node.name] = term
-        self._note(node, What.LEADS, term)
+        self.note(node, What.LEADS, term)
         known = self.leaders.setdefault(term, node.name)
         if known != node.name:
             self.found(_LEADERS, f"term {term} has two leaders: {known} and {node.name}")
@@ -157,10 +157,10 @@ class StateChecks:
         if serves != (node.name in self._serves):
             if serves:
                 self._serves.add(node.name)
-                self._note(node, What.SERVES)
+                self.note(node, What.SERVES)
             else:
                 self._serves.discard(node.name)
-                self._note(node, What.SERVES_NOT)
+                self.note(node, What.SERVES_NOT)
         applied = running.stores.state.view.applied_index
         if serves and applied < self.settled:
             self.found(_SETTLED, f"{node.name} serves at {applied}, and {self.settled} is settled")
@@ -182,7 +182,8 @@ class StateChecks:
         self._leads.pop(node.name, None)
         self._serves.discard(node.name)
 
-    def _note(self, node: SimNode, what: str, *detail: int | str | bytes | None) -> None:
+    def note(self, node: SimNode, what: str, *detail: int | str | bytes | None) -> None:
+        """In the node's lane of the trace."""
         self._trace.note(self._now_ns(), node.name, what, *detail)
 
 
