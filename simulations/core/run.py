@@ -1,8 +1,8 @@
 """One run: a time of faults, then liveness, then the last checks.
 
 Liveness (as TigerBeetle's VOPR has it): a random majority of the voters is healed, the rest stay as they are at best:
-down, stopped or cut off for good. The majority must serve again and make a change within a bound. Then the rest is
-healed too, and everybody must serve.
+down, stopped, cut off, or up with a disk or an apply that gets nothing done, for good. The majority must serve again
+and make a change within a bound. Then the rest is healed too, and everybody must serve and leave nothing unanswered.
 """
 
 import random
@@ -129,23 +129,30 @@ class CoreRun(ServedWorld):
 
     def _freeze(self, rest: list[NodeId]) -> None:
         for node in rest:
-            match self._rng.randrange(3):
+            match self._rng.randrange(5):
                 case 0:
                     self.crash(node)
                 case 1:
                     self.pause(node)
-                case _:
+                case 2:
                     self.cut_off(node)
+                case 3:
+                    self.set_apply_hangs(node, True)
+                case _:
+                    self.set_disk_stalls(node, True)
 
     def _recover_all(self) -> None:
         self.network.heal()
         for node in list(self.machines):
+            self.set_apply_hangs(node, False)
+            self.set_disk_stalls(node, False)
             self.resume(node)
             self.start(node)
         self._demand_service(list(self.machines))
         self.callers.resting = True
         self.run_for(SECOND)
         self._require_nothing_lost()
+        self._require_nothing_waits()
 
     def _demand_service(self, healed: list[NodeId]) -> None:
         """Those of `healed` that are members serve, and a change is made."""
@@ -183,6 +190,12 @@ class CoreRun(ServedWorld):
                     LOST,
                     f"{node} serves {machine.disk.state.index}, {self.acknowledged.index} was acknowledged",
                 )
+
+    def _require_nothing_waits(self) -> None:
+        """Where everybody serves and nothing is changed, all that was seen is soon known to be settled."""
+        for node, machine in self.machines.items():
+            waiting = machine.door.unsettled if self.may_serve(node) and machine.door is not None else []
+            demand(not waiting, LIVENESS, f"{node} serves, and {len(waiting)} of its reads wait to be settled")
 
 
 def _memberships(machine: Machine) -> list[Membership]:
