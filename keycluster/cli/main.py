@@ -11,10 +11,28 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from typing import NoReturn
 
-from keycluster.cli import admin_commands, bench_command, data_commands, key_commands, region_commands, simulate_command
+from keycluster.cli import (
+    admin_commands,
+    bench_command,
+    data_commands,
+    key_commands,
+    region_commands,
+    simulate_command,
+    torture_command,
+)
 from keycluster.cli.output import CommandFailed, Output
 
 EPILOG = "Each command has its own --help. Every command takes --json for output that machines read."
+MODULES = (
+    region_commands,
+    admin_commands,
+    key_commands,
+    data_commands,
+    bench_command,
+    simulate_command,
+    torture_command,
+)
+"""In the order in which --help shows their commands."""
 INTERRUPTED = 130  # As shells have it: 128 and the number of SIGINT.
 
 
@@ -37,7 +55,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"keycluster {version('keycluster')}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (region_commands, admin_commands, key_commands, data_commands, bench_command, simulate_command):
+    for module in MODULES:
         module.add_to(commands)
     return parser
 

@@ -1,0 +1,29 @@
+"""`keycluster` with its outgoing connections from one address of this machine: `node_main ADDRESS WORD…`.
+
+On one machine all nodes dial from 127.0.0.1, and a proxy couldn't tell whose connection it is. So each node's process
+dials from its own address of 127.0.0.0/8; nothing else of it is changed.
+"""
+
+import socket
+import sys
+from typing import Any
+
+from keycluster.cli.main import main
+
+_connect = socket.socket.connect
+
+
+def dial_from(address: str) -> None:
+    """From now on, in this process, over IPv4."""
+
+    def connect(self: socket.socket, to: Any) -> None:
+        if self.family == socket.AF_INET and self.getsockname()[1] == 0:
+            self.bind((address, 0))
+        _connect(self, to)
+
+    socket.socket.connect = connect  # type: ignore[method-assign,assignment]  # That is the purpose.
+
+
+if __name__ == "__main__":
+    dial_from(sys.argv[1])
+    raise SystemExit(main(sys.argv[2:]))

@@ -1,0 +1,233 @@
+"""One run on real processes: a region and its clients, from a spec to a report.
+
+making             `dev` makes the region, or starts the one that is there
+faults and work    for as long as the spec says, on real clocks
+liveness, peace    as in the simulators
+checks             what clients saw, what nodes said at their ends, what is in their files
+"""
+
+import random
+import tempfile
+import time
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import trio
+
+from keycluster.client.key_client import KeyClient
+from keycluster.cluster.types import SECOND
+from keycluster.simulations.checkers.check import check_all
+from keycluster.simulations.checkers.history import History
+from keycluster.simulations.checkers.secrets import HALF_BYTES, SecretSearch
+from keycluster.simulations.faults import Fault, FaultKind, draw_schedule
+from keycluster.simulations.runs import Failure, RunSpec, SeedReport
+from keycluster.simulations.torture.clients import OPENING_SECONDS, TortureClient
+from keycluster.simulations.torture.finish import demand_liveness, make_peace
+from keycluster.simulations.torture.nemesis import STRIKES, Nemesis
+from keycluster.simulations.torture.region import TortureRegion, make_region
+from keycluster.simulations.torture.watch import Watch
+from keycluster.simulations.trace import Trace, What
+from keycluster.simulations.workload.plan import draw_plan
+from keycluster.simulations.workload.turns import Caller, Record
+from keycluster.simulations.workload.workload import Workload
+
+SUPPORTED: Final[tuple[FaultKind, ...]] = tuple(kind for kind in FaultKind if kind in STRIKES)
+
+GAP_SCALE: Final = 4.0  # A process that was killed takes a second or two to be back.
+BEGIN_S_MAX: Final = 60.0
+PROOF_S: Final = 20.0
+BLOBS_MAX: Final = 200  # Of the ciphertexts of a run, opened again at its end.
+WORKLOAD_ALIASES: Final = "alias/sim-"
+VISITOR: Final = "visitor"
+CLIENTS_DEFAULT: Final = 6
+RATE_DEFAULT: Final = 40.0
+
+Progress = Callable[[str, float, Nemesis | None, History], None]
+"""Called twice a second: what goes on, since when in seconds, the faults and the calls so far."""
+
+
+@dataclass(slots=True)
+class Torture:
+    """What a run leaves."""
+
+    report: SeedReport
+    history: History = field(default_factory=History)
+    trace: Trace = field(default_factory=lambda: Trace(keep=True))
+    known_keys: Collection[str] = ()
+    """Those that the region had before."""
+
+
+def run(spec: RunSpec, *, trace: Trace | None = None) -> SeedReport:
+    """As the simulators' `run`, in a folder that is removed afterwards. Blocking."""
+    with tempfile.TemporaryDirectory(prefix="keycluster-torture-") as folder:
+        torture = Torture(SeedReport(spec), trace=trace or Trace())
+        run_in(Path(folder) / "dev", torture)
+        return torture.report
+
+
+def run_in(folder: Path, torture: Torture, *, progress: Progress | None = None) -> None:
+    """In a folder of `dev`, new or not. What is found is in the report; also when it is interrupted. Blocking.
+
+    Raises `RegionUnfit`.
+    """
+    report, spec = torture.report, torture.report.spec
+    began = time.perf_counter()
+    content = make_region(folder, nodes=spec.nodes)
+    try:
+        trio.run(_Run(folder, content, torture, progress).run)
+    except BaseExceptionGroup as group:
+        if group.split(KeyboardInterrupt)[1] is None:
+            raise KeyboardInterrupt from None
+        raise
+    finally:
+        report.failures += judge(torture.history, known_keys=torture.known_keys)
+        _note_offences(torture)
+        report.operations.update(f"{call.operation} {call.kind.value}" for call in torture.history.calls)
+        report.trace_sha256 = torture.trace.sha256()
+        report.wall_s = time.perf_counter() - began
+
+
+def judge(history: History, *, known_keys: Collection[str] = ()) -> list[Failure]:
+    """By what clients saw."""
+    return check_all(history, known_keys=known_keys)
+
+
+def _note_offences(torture: Torture) -> None:
+    for failure in torture.report.failures:
+        at_ns = torture.report.simulated_ns if failure.at_ns is None else failure.at_ns
+        torture.trace.note(at_ns, "checks", What.OFFENCE, failure.checker, failure.message)
+
+
+class _Run:
+    def __init__(self, folder: Path, content: dict[str, Any], torture: Torture, progress: Progress | None) -> None:
+        self._folder = folder
+        self._content = content
+        self._torture = torture
+        self._report = torture.report
+        self._history = torture.history
+        self._progress = progress
+        self._doing = "starting"
+
+    async def run(self) -> None:
+        spec, report = self._report.spec, self._report
+        region = TortureRegion(self._folder, self._content, seed=spec.seed, trace=self._torture.trace)
+        drawn = draw_plan(
+            spec.seed, clients=spec.clients or CLIENTS_DEFAULT, rate_per_s=spec.operations_per_s or RATE_DEFAULT
+        )
+        faults = spec.faults
+        if faults is None:
+            kinds = SUPPORTED if spec.kinds is None else spec.kinds
+            faults = draw_schedule(spec.seed, time_ns=spec.time_ns, kinds=kinds, gap_scale=GAP_SCALE)
+        report.drawn = replace(
+            spec, nodes=len(region.nodes), clients=drawn.clients, operations_per_s=drawn.rate_per_s, faults=faults
+        )
+        workload = Workload(
+            drawn, Record(self._history, lambda: region.now_ns, self._torture.trace), seed=f"torture/{spec.seed}"
+        )
+        try:
+            async with region.open() as nursery:
+                await self._run_in(region, workload, faults, nursery)
+        finally:
+            report.simulated_ns = region.now_ns
+            report.failures += region.failures + workload.shared.failures
+
+    async def _run_in(
+        self, region: TortureRegion, workload: Workload, faults: Sequence[Fault], nursery: trio.Nursery
+    ) -> None:
+        spec, plan = self._report.spec, workload.shared.plan
+        watch = Watch(region)
+        nursery.start_soon(watch.run)
+        await self._begin(region, watch)
+        clients = [
+            await self._client(region, f"c{number}", nursery, aws=number < plan.aws_clients)
+            for number in range(plan.clients)
+        ]
+        visitor = await self._client(region, VISITOR, nursery, aws=False)
+        nemesis = Nemesis(region, watch, clients=[client.name for client in clients])
+        nursery.start_soon(self._tell, region, nemesis)
+        region.begin()
+        async with trio.open_nursery() as working:
+            for client in clients:
+                working.start_soon(client.work, workload)
+            self._doing = "faults"
+            await nemesis.run(faults, time_ns=spec.time_ns)
+            self._report.faults.update(nemesis.counts)
+            self._doing = "liveness"
+            prove = partial(_prove, visitor, workload)
+            rng = random.Random(f"finish/{spec.seed}")
+            await demand_liveness(region, watch, rng, clients=nemesis.clients, prove=prove)
+            await make_peace(region, watch, prove=prove)
+            workload.stop()
+        self._doing = "last look"
+        await visitor.live(partial(workload.last_look, nodes=sorted(region.nodes), blobs_max=BLOBS_MAX))
+        await self._end(region)
+
+    async def _begin(self, region: TortureRegion, watch: Watch) -> None:
+        with trio.move_on_after(BEGIN_S_MAX) as beginning:
+            await watch.until(lambda: all(watch.serves(name) for name in region.nodes))
+        if beginning.cancelled_caught:
+            region.found("liveness", f"the region didn't come up at all: {watch.describe()}")
+            return
+        async with region.operator(timeout=OPENING_SECONDS) as operator:
+            self._torture.known_keys = await _tidy_up(operator)
+
+    async def _client(self, region: TortureRegion, name: str, nursery: trio.Nursery, *, aws: bool) -> TortureClient:
+        ports = await region.private_ports(name, nursery)
+        return TortureClient(name, region, ports, seed=f"{self._report.spec.seed}", aws=aws)
+
+    async def _tell(self, region: TortureRegion, nemesis: Nemesis) -> None:
+        while self._progress is not None:
+            self._progress(self._doing, region.now_ns / SECOND, nemesis, self._history)
+            await trio.sleep(0.5)
+
+    async def _end(self, region: TortureRegion) -> None:
+        """All stop in order; then their files are looked at."""
+        self._doing = "ending"
+        for node in region.nodes.values():
+            status = await node.stop()
+            if status != 0:
+                region.found("node-ended", f"told to stop, {node.name} ended with {status}: {node.last_words()}")
+        search = SecretSearch(_secrets(region, self._history))
+        for path in sorted((self._folder / region.name).rglob("*")):
+            if path.is_file():
+                search.look_in(str(path.relative_to(self._folder)), path.read_bytes())
+        region.failures += [found.failure() for found in search.found]
+
+
+async def _prove(visitor: TortureClient, workload: Workload) -> bool:
+    proved: list[bool] = []
+
+    async def prove(caller: Caller) -> None:
+        proved.append(await workload.prove_alive(caller, seconds=PROOF_S))
+
+    await visitor.live(prove)
+    return proved == [True]
+
+
+async def _tidy_up(operator: KeyClient) -> list[str]:
+    """The keys that were there before. Aliases that an earlier run left are deleted: the history begins without."""
+    keys: list[str] = []
+    marker = None
+    while True:
+        page = await operator.list_keys(limit=1_000, marker=marker)
+        keys += [entry.key_id for entry in page.keys]
+        marker = page.next_marker
+        if not page.truncated:
+            break
+    aliases = await operator.list_aliases(limit=100)
+    for alias in aliases.aliases:
+        if alias.alias_name.startswith(WORKLOAD_ALIASES):
+            await operator.delete_alias(alias_name=alias.alias_name)
+    return keys
+
+
+def _secrets(region: TortureRegion, history: History) -> dict[str, bytes]:
+    """What clients know and no node may write down: data keys, and the operator's secret."""
+    found = {"the operator's secret access key": region.credentials.secret_access_key.encode()}
+    for call in history.calls:
+        if call.operation == "GenerateDataKey" and call.is_ok and len(call.value["Plaintext"]) >= HALF_BYTES:
+            found[f"the data key of call #{call.number}"] = call.value["Plaintext"]
+    return found
