@@ -15,7 +15,7 @@ from itertools import product
 from typing import TypeVarTuple, Unpack
 
 from keycluster.cluster.types import MILLISECOND
-from keycluster.simulations.region.sim_stream import Connection, Pipe
+from keycluster.simulations.region.pipes import RETRANSMISSION_NS, Connection, Pipe
 from keycluster.simulations.region.wire import Wire
 
 Args = TypeVarTuple("Args")
@@ -26,9 +26,6 @@ LATENCY_NEAR_NS = (100 * MICROSECOND, 300 * MICROSECOND)
 """One way within a group, from and to."""
 LATENCY_FAR_NS = (300 * MICROSECOND, 900 * MICROSECOND)
 """One way between groups: AZs of one region are a millisecond apart, there and back."""
-
-RETRANSMISSION_NS = 200 * MILLISECOND
-"""Linux's least retransmission time-out (TCP_RTO_MIN); it doubles each time (RFC 6298, 5.5)."""
 
 LOST_AT_ONCE_MAX = 3
 """Times that one segment is lost by mere chance: 1.4 s in all, below what breaks a stream between nodes."""
@@ -74,6 +71,8 @@ class Link:
     target_down: bool = False
     blocked: bool = False
     """Any of the three above: nothing gets through now."""
+    blocked_ns: int = 0
+    """Since when, if it is."""
     held: dict[Pipe, None] = field(default_factory=dict)
     """What waits for the clog to end."""
 
@@ -100,11 +99,14 @@ class Link:
             extra += int(rng.random() * weather.reorder_ns_max)
         return extra
 
-    def update(self) -> bool:
+    def update(self, now_ns: int) -> bool:
         """Sets `blocked` anew; returns whether it has become so."""
         was = self.blocked
         self.blocked = self.cut or self.clogged or self.target_down
-        return self.blocked and not was
+        anew = self.blocked and not was
+        if anew:
+            self.blocked_ns = now_ns
+        return anew
 
 
 class Links:
@@ -140,7 +142,7 @@ class Links:
         """Ends a cut. What was sent meanwhile arrives when its sender tries again next, if it hasn't given up."""
         link = self.link(source, target)
         link.cut = False
-        link.update()
+        link.update(self.wire.now_ns)
 
     def clog(self, source: str, target: str) -> None:
         """What is sent from `source` to `target` waits until `unclog`."""
@@ -152,7 +154,7 @@ class Links:
         """Lets go what was held, each stream in order, streams in any order."""
         link = self.link(source, target)
         link.clogged = False
-        link.update()
+        link.update(self.wire.now_ns)
         held, link.held = link.held, {}
         for pipe in held:
             self.wire.after(int(link.rng.random() * UNCLOG_NS_MAX), pipe.release)
@@ -252,7 +254,7 @@ class Links:
         for link in pair:
             link.weather, link.pieces = self._weather, self._weather.pieces
             link.target_down = link.target in self._down
-            link.update()
+            link.update(self.wire.now_ns)
             self._measure(link)
             self._links[link.source, link.target] = link
         return self._links[source, target]
@@ -270,7 +272,7 @@ class Links:
                 self._blocked_anew(link)
 
     def _blocked_anew(self, link: Link) -> None:
-        if link.update():
+        if link.update(self.wire.now_ns):
             for connection in self._between(link.source, link.target):
                 connection.round_trip_blocked()
 

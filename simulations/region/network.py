@@ -34,7 +34,8 @@ from keycluster.node.addresses import join_address, split_address
 from keycluster.node.network import DIAL_SECONDS_MAX, PortStatistics
 from keycluster.simulations.region import trust
 from keycluster.simulations.region.links import Links
-from keycluster.simulations.region.sim_stream import Connection, SimStream
+from keycluster.simulations.region.pipes import Connection
+from keycluster.simulations.region.sim_stream import SimStream
 from keycluster.simulations.region.wire import Wire
 
 SYN_RETRY_NS = 1 * SECOND

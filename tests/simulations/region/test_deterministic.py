@@ -88,8 +88,9 @@ def test_patches_are_undone() -> None:
 
     def state() -> list[object]:
         return [
-            _run._r, _run._ALLOW_DETERMINISTIC_SCHEDULING, _run.CancelStatus, _run.Deadlines.add, "__hash__" in vars(_run.Task),
-            _run.Runner.reschedule, time.time, os.urandom, random.random, socket.socket.__init__,
+            _run._r, _run._ALLOW_DETERMINISTIC_SCHEDULING, _run.CancelStatus, _run.Deadlines.add,
+            _run.Runner.reschedule, "__hash__" in vars(_run.Task),
+            time.time, os.urandom, random.random, socket.socket.__init__,
         ]  # fmt: skip
 
     async def fail() -> None:
@@ -207,7 +208,7 @@ def test_product_code_that_reaches_past_a_seam_fails(source: str) -> None:
         eval(source)
         call()
 
-    with pytest.raises(SeamBypassed, match="keycluster.node.made_up, line 2"):
+    with pytest.raises(SeamBypassed, match=r"keycluster\.node\.made_up, line 2"):
         run_deterministically(main, seed=1)
     call()
 

@@ -74,8 +74,8 @@ def test_wake_ups_of_a_stopped_process_are_kept() -> None:
         await trio.sleep(1)
         assert taken == []
         process.resume()
-        await trio.sleep(0)
-        await trio.sleep(0)
+        await trio.lowlevel.checkpoint()
+        await trio.lowlevel.checkpoint()
         assert sorted(taken) == [0, 1, 2, 3, 4]
 
     run(main)
