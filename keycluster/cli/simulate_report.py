@@ -143,7 +143,7 @@ class Reporter:
         self._say_counts("faults", totals.faults)
         self._say_operations()
         gaps = totals.gaps(coverage=coverage)
-        if not coverage:
+        if not coverage and totals.seeds:
             self._say_list("kinds without effect", totals.kinds_without_effect())
             self._say_list("marks never hit", totals.marks_never_hit())
         for gap in gaps:
@@ -221,7 +221,9 @@ def replay(path: Path, *, limit_s: float | None, output: Output) -> int:
         file = ReplayFile.read(path)
     except (OSError, SpecMalformed) as error:
         raise CommandFailed(f"{path}: {error}") from None
-    module = MODULES[file.spec.simulator]
+    module = MODULES.get(file.spec.simulator)
+    if module is None:
+        raise CommandFailed(f"{path}: what real processes did can't be done again; their run is in its time line")
     try:
         drawing = draw_run(module, file.spec, path.with_suffix(""), limit_s=limit_s or REPLAY_LIMIT_S)
     except WorkerWontStart as error:

@@ -8,6 +8,8 @@ Dask's workers take code from whoever reaches them: they and the scheduler belon
 Dask's own TLS (`tls://`).
 """
 
+import asyncio
+import concurrent.futures
 import contextlib
 import uuid
 from collections import Counter
@@ -83,15 +85,13 @@ class _Submitted:
         except TimeoutError:
             raise RemoteFailed(f"no worker came to the scheduler within {WORKERS_S:.0f} s") from None
         while True:
-            self._hand_out()
-            if not self.batches:
-                return
             try:
+                self._hand_out()
+                if not self.batches:
+                    return
                 ready = self._wait(list(self.batches), return_when="FIRST_COMPLETED").done
-            except Exception as error:
-                if type(error).__name__ not in ("CancelledError", "FutureCancelledError"):
-                    raise
-                raise RemoteFailed("the scheduler is gone, and what it had to do with it") from None
+            except (asyncio.CancelledError, concurrent.futures.CancelledError, OSError):  # A lost one cancels all.
+                raise RemoteFailed("the scheduler is gone, and with it what it still had to do") from None
             for future in ready:
                 yield from self._received(future)
 

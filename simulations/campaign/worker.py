@@ -25,7 +25,10 @@ from keycluster.simulations.runs import Failure, RunSpec, SeedReport, Simulator
 from keycluster.simulations.timeline import draw
 from keycluster.simulations.trace import Trace
 
-MODULES = {simulator: f"keycluster.simulations.{simulator.value}.run" for simulator in Simulator}
+MODULES = {
+    Simulator.CORE: "keycluster.simulations.core.run",
+    Simulator.REGION: "keycluster.simulations.region.run",
+}
 TRACEBACK_LINES = 6  # Of an exception that a run ended by: the rest is seen in a replay.
 
 

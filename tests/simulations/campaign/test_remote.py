@@ -114,6 +114,26 @@ def test_a_run_that_kills_its_process_is_that_seeds_failure(
         list(remote.completed(cluster.scheduler_address, toy, jobs, limit_s=20))
 
 
+@pytest.mark.parametrize("error", [distributed.client.FuturesCancelledError([]), OSError("closed")])
+def test_a_lost_scheduler_ends_the_campaign(error: Exception, spec: RunSpec) -> None:
+    """In a sentence: who'd know what became of the runs is gone."""
+
+    class Client:
+        def wait_for_workers(self, n_workers: int, timeout: float) -> None: ...
+        def submit(self, *arguments: object, **options: object) -> object:
+            return object()
+
+        def nthreads(self) -> dict[str, int]:
+            return {"w1": 1}
+
+    def wait(futures: object, **options: object) -> object:
+        raise error
+
+    submitted = remote._Submitted(Client(), wait, "toy", iter([Job(spec)]), 1.0)
+    with pytest.raises(RemoteFailed, match="the scheduler is gone"):
+        next(submitted.completed())
+
+
 def test_without_a_scheduler_or_dask_it_says_so(spec: RunSpec, monkeypatch: pytest.MonkeyPatch) -> None:
     """In a sentence that says what to do."""
     monkeypatch.setattr(remote, "CONNECT_S", 0.5)
