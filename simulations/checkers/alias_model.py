@@ -8,6 +8,7 @@ from typing import Final
 from keycluster.simulations.checkers.history import Call, OutcomeKind
 from keycluster.simulations.checkers.key_model import (
     ALREADY_EXISTS,
+    CHANGES,
     DECIDED_BY_REQUEST,
     INVALID_STATE,
     LIMIT_EXCEEDED,
@@ -34,6 +35,10 @@ class AliasModel:
             return state if self._may_refuse(state, call) else None
         after = self._carried_out(state, call)
         return state if after is None and call.kind is OutcomeKind.UNKNOWN else after
+
+    def is_read(self, call: Call) -> bool:
+        """See `linearizability.Model`."""
+        return call.operation not in CHANGES and call.operation != "CompleteKeyDeletion"
 
     @staticmethod
     def _may_refuse(state: str, call: Call) -> bool:

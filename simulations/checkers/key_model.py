@@ -245,6 +245,10 @@ class KeyModel:
             return state if call.code == refusal.code else None
         return after if call.kind is OutcomeKind.UNKNOWN or call.is_ok else self._refused(state, call)
 
+    def is_read(self, call: Call) -> bool:
+        """See `linearizability.Model`."""
+        return call.operation not in CHANGES and call.operation not in _BY_ITSELF
+
     @staticmethod
     def _carried_out(state: Key, call: Call) -> Key | None:
         """Raises `_Refused`. None: carried out, but not with that answer."""

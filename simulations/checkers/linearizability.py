@@ -6,7 +6,8 @@ back. A *place* is which calls have happened and the state they led to; one plac
 
 Three things keep the search short, and change no verdict:
 
-* A call that fits and changes nothing happens at once: whatever order has it later stays one with it here.
+* A read that fits happens at once: whatever order has it later stays one with it here. Not so a change that happens to
+  change nothing here: it may be needed after another one.
 * A call of unknown outcome may happen at any time from its beginning, or never. So it need not be placed, and is only
   tried where it changes something.
 * Of unknown calls that ask for the same, the one that began first goes first: an order stays one with them swapped.
@@ -38,6 +39,10 @@ class Model(Protocol[S]):
 
         Of a call of unknown outcome: the state after it was carried out, or `state` itself where it would be refused.
         """
+        ...
+
+    def is_read(self, call: Call) -> bool:
+        """Whether the call leaves the object as it is, in whatever state; what it teaches of it may go into that."""
         ...
 
 
@@ -103,6 +108,7 @@ class _Search(Generic[S]):
     def __init__(self, calls: Iterable[Call], model: Model[S], steps_max: int) -> None:
         ordered = sorted(calls, key=lambda call: call.began)
         self._must = [call for call in ordered if call.kind in (OutcomeKind.OK, OutcomeKind.REFUSED)]
+        self._is_read = [call.kind is OutcomeKind.REFUSED or model.is_read(call) for call in self._must]
         self._groups = _groups([call for call in ordered if call.kind is OutcomeKind.UNKNOWN])
         self._model = model
         self._steps_max = steps_max
@@ -153,11 +159,11 @@ class _Search(Generic[S]):
             self._best, self._best_place = tuple(self._placed), place
 
     def _settle(self, place: _Place[S]) -> _Place[S]:
-        """After all calls that fit and change nothing."""
+        """After all reads that fit."""
         while True:
             for index in self._next(place)[0]:
                 call = self._must[index]
-                if self._step(place.state, call) == place.state:
+                if self._is_read[index] and self._step(place.state, call) == place.state:
                     self._placed.append(call)
                     place = _after(place, index, place.state)
                     break
@@ -165,7 +171,7 @@ class _Search(Generic[S]):
                 return place
 
     def _ways(self, place: _Place[S]) -> Iterator[tuple[Call, _Place[S]]]:
-        """The calls that fit here and change something, with where each leads; those that must happen come first."""
+        """The calls that fit here, with where each leads; those that must happen come first."""
         indices, end = self._next(place)
         for index in indices:
             call = self._must[index]

@@ -21,3 +21,7 @@ class RegisterModel:
                 return (call.arguments["Value"],) if fits else None
             case _:
                 return state if not call.is_ok or state == (call.value["Value"],) else None
+
+    def is_read(self, call: Call) -> bool:
+        """See `linearizability.Model`."""
+        return call.operation == "Read"

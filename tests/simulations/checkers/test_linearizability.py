@@ -50,6 +50,18 @@ def test_read_of_what_nobody_wrote_is_found() -> None:
     assert _verdict(script) is Verdict.VIOLATED
 
 
+def test_write_that_changes_nothing_at_first_may_come_after_another() -> None:
+    """It happens when it must, not as soon as it can."""
+    script = Script()
+    script.write(1)
+    script.begin_write(2)
+    again = script.begin_write(1)
+    script.read(2)
+    script.end(again)
+    script.read(1)
+    assert _verdict(script) is Verdict.LINEARIZABLE
+
+
 def test_lost_update_is_found() -> None:
     """Two compare-and-sets from one value can't both succeed."""
     script = Script()
