@@ -9,6 +9,7 @@ checks             what clients saw, what nodes said at their ends, what is in t
 import random
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -91,8 +92,11 @@ def run_in(folder: Path, torture: Torture, *, progress: Progress | None = None) 
 
 
 def judge(history: History, *, known_keys: Collection[str] = ()) -> list[Failure]:
-    """By what clients saw."""
-    return check_all(history, known_keys=known_keys)
+    """By what clients saw. A checker that fails is a finding too: the history must not be lost by it."""
+    try:
+        return check_all(history, known_keys=known_keys)
+    except Exception as error:  # noqa: BLE001
+        return [Failure("checkers", "".join(traceback.format_exception(error)))]
 
 
 def _note_offences(torture: Torture) -> None:
