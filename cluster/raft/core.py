@@ -384,7 +384,6 @@ class RaftCore(Questions):
         if self._election.is_won:
             self._hand_over.reset()
             self._replication.begin()
-            self._leaders_due = self._replication.heartbeat_due
 
     def _step_down(self) -> None:
         m = self._member
