@@ -110,10 +110,12 @@ class CoreRun(ServedWorld):
         healed = self._draw_majority()
         self.trace.note(self.t, "nemesis", "heals", *healed)
         self.nemesis.end()
-        self._freeze([node for node in self.machines if node not in healed])
-        for node in healed:
-            self.resume(node)
-            self.start(node)
+        for node in self.machines:
+            if node in healed:
+                self.resume(node)
+                self.start(node)
+            else:
+                self._freeze(node)
         self._demand_service(healed)
 
     def _draw_majority(self) -> list[NodeId]:
@@ -127,19 +129,25 @@ class CoreRun(ServedWorld):
                 healed.append(node)
         return sorted(healed)
 
-    def _freeze(self, rest: list[NodeId]) -> None:
-        for node in rest:
-            match self._rng.randrange(5):
-                case 0:
-                    self.crash(node)
-                case 1:
-                    self.pause(node)
-                case 2:
-                    self.cut_off(node)
-                case 3:
-                    self.set_apply_hangs(node, True)
-                case _:
-                    self.set_disk_stalls(node, True)
+    def _freeze(self, node: NodeId) -> None:
+        """For good; some of these can still vote, lead even, and then have to give that up."""
+        how = self._rng.choice(("down", "stopped", "cut off", "its apply hangs", "its disk stalls"))
+        self.trace.note(self.t, node, "stays frozen", how)
+        match how:
+            case "down":
+                self.crash(node)
+            case "stopped":
+                self.pause(node)
+            case "cut off":
+                self.cut_off(node)
+            case "its apply hangs":
+                self.resume(node)
+                self.start(node)
+                self.set_apply_hangs(node, True)
+            case _:
+                self.resume(node)
+                self.start(node)
+                self.set_disk_stalls(node, True)
 
     def _recover_all(self) -> None:
         self.network.heal()
@@ -151,7 +159,7 @@ class CoreRun(ServedWorld):
         self._demand_service(list(self.machines))
         self.callers.resting = True
         self.run_for(SECOND)
-        self._require_nothing_lost()
+        self.require_nothing_lost()
         self._require_nothing_waits()
 
     def _demand_service(self, healed: list[NodeId]) -> None:
@@ -181,7 +189,7 @@ class CoreRun(ServedWorld):
             f"not serving: {' '.join(silent) or 'nobody'}"
         )
 
-    def _require_nothing_lost(self) -> None:
+    def require_nothing_lost(self) -> None:
         """What was acknowledged is in the state of everybody who serves."""
         for node, machine in self.machines.items():
             if self.may_serve(node):
