@@ -2,7 +2,7 @@
 
 A scenario runs whole replicas in `simulations/core/world.py`, whose checker looks after every step: no replica that
 may serve lacks what any replica takes for settled. `test_rule_holds` runs it as the code is,
-`test_rule_left_out_is_seen` with the planted bugs that it must catch.
+`test_rule_left_out_is_seen` with the rules left out that it must notice.
 """
 
 from collections.abc import Callable
@@ -16,8 +16,8 @@ from keycluster.cluster.raft.config import RaftConfig
 from keycluster.cluster.raft.messages import Membership
 from keycluster.cluster.replica import Replica, ReplicaConfig
 from keycluster.cluster.types import MILLISECOND, SECOND, LogIndex, NodeId
-from keycluster.simulations.core.planted import PLANTED, Planted
 from keycluster.simulations.core.world import Machine, World
+from tests.rules_left_out import RULES_LEFT_OUT, RuleLeftOut
 
 EAGER = ReplicaConfig(renew_ns=40 * MILLISECOND)  # Asks often, so that the last question before a cut is a late one.
 LEARNER = NodeId("learner")
@@ -547,7 +547,7 @@ def settled_notice_is_lost() -> None:
 @dataclass(frozen=True)
 class Case:
     scenario: Callable[[], None]
-    catches: tuple[str, ...]  # Names of planted bugs, as in `planted.py`.
+    catches: tuple[str, ...]  # Names of rules left out, as in `tests/rules_left_out.py`.
 
 
 CASES = (
@@ -600,16 +600,16 @@ def test_rule_holds(case: Case) -> None:
 )
 def test_rule_left_out_is_seen(scenario: Callable[[], None], what: str) -> None:
     """Without its rule the scenario fails."""
-    with planted(what).open(), pytest.raises(InvariantBroken):
+    with left_out(what).open(), pytest.raises(InvariantBroken):
         scenario()
 
 
-def planted(what: str) -> Planted:
-    return next(bug for bug in PLANTED if bug.what == what)
+def left_out(what: str) -> RuleLeftOut:
+    return next(rule for rule in RULES_LEFT_OUT if rule.what == what)
 
 
-def test_every_planted_bug_has_a_scenario() -> None:
+def test_every_rule_left_out_has_a_scenario() -> None:
     """No rule is without a case that fails when it is left out."""
     caught = {what for case in CASES for what in case.catches}
-    assert caught == {bug.what for bug in PLANTED}
-    assert {bug.rule for bug in PLANTED} == {f"L{number}" for number in range(1, 11)}
+    assert caught == {left.what for left in RULES_LEFT_OUT}
+    assert {left.rule for left in RULES_LEFT_OUT} == {f"L{number}" for number in range(1, 11)}

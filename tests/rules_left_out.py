@@ -1,6 +1,7 @@
-"""Each lease rule left out, one at a time: what a checker is worth shows in what it catches.
+"""Each lease rule left out, one at a time, for scenarios to show that they notice it.
 
-A planted bug is a context manager that replaces a method while it is open. The names are the rules' (design.md).
+A rule left out is a context manager that replaces a method while it is open. The names are the rules' (design.md). The
+simulators look for the like of them by random runs: simulations/planted/.
 """
 
 from collections.abc import Callable, Iterator
@@ -23,7 +24,7 @@ Patches = Callable[[], dict[tuple[type | object, str], object]]
 
 
 @dataclass(frozen=True, slots=True)
-class Planted:
+class RuleLeftOut:
     rule: str
     what: str
     patches: Patches
@@ -226,32 +227,32 @@ def _settled_is_applied() -> dict[tuple[type | object, str], object]:
     return {(Replica, "settled_index"): property(lambda self: self._applied)}
 
 
-PLANTED = (
-    Planted("L1", "counts from the answer's arrival", _count_from_the_answer),
-    Planted("L1", "takes an answer of any term", _take_any_term),
-    Planted("L2", "grants before an own entry is committed", _grant_with(committed=False)),
-    Planted("L2", "grants without a living quorum lease", _grant_with(lease=False)),
-    Planted("L2", "grants to members of a configuration not committed", _grant_to_the_uncommitted),
-    Planted("L2", "grants to members that lag for ever", _grant_to_those_who_lag),
-    Planted("L2", "notes nothing", _note_nothing),
-    Planted("L3", "ignores the drift of clocks", _no_drift),
-    Planted("L3", "serves before the commit index is applied", _serve_before_applied),
-    Planted("L4", "leader serves without a quorum lease", _lead_without_quorum),
-    Planted("L4", "leader serves before its own entry is applied", _lead_before_applied),
-    Planted("L4", "leader keeps the lease it held", _keep_lease_as_leader),
-    Planted("L5", "acknowledges without counting holders", _count_nobody),
-    Planted("L5", "leads on though its apply hangs", _lead_on),
-    Planted("L6", "new leader assumes no leases", _assume("nobody")),
-    Planted("L6", "new leader assumes voters' leases only", _assume("voters")),
-    Planted("L6", "new leader assumes the new half's leases only", _assume("new half")),
-    Planted("L6", "new leader counts the last one too", _count_the_last_leader),
-    Planted("L7", "voters stick to no leader", _forget_leaders),
-    Planted("L8", "serves and grants after TimeoutNow", _serve_after_timeout_now),
-    Planted("L8", "grants after TimeoutNow", _grant_after_timeout_now),
-    Planted("L9", "takes members out while they hold leases", _leave_at_once),
-    Planted("L9", "grants to members on the way out", _grant_to_the_leaving),
-    Planted("L9", "grants to members whose removal is appended", _grant_to_the_removed),
-    Planted("L10", "takes what it applied for settled", _settled_is_applied),
-    Planted("L10", "tells nobody what is settled", _tell_nobody),
-    Planted("L10", "repeats no lost notice", _repeat_no_notice),
+RULES_LEFT_OUT = (
+    RuleLeftOut("L1", "counts from the answer's arrival", _count_from_the_answer),
+    RuleLeftOut("L1", "takes an answer of any term", _take_any_term),
+    RuleLeftOut("L2", "grants before an own entry is committed", _grant_with(committed=False)),
+    RuleLeftOut("L2", "grants without a living quorum lease", _grant_with(lease=False)),
+    RuleLeftOut("L2", "grants to members of a configuration not committed", _grant_to_the_uncommitted),
+    RuleLeftOut("L2", "grants to members that lag for ever", _grant_to_those_who_lag),
+    RuleLeftOut("L2", "notes nothing", _note_nothing),
+    RuleLeftOut("L3", "ignores the drift of clocks", _no_drift),
+    RuleLeftOut("L3", "serves before the commit index is applied", _serve_before_applied),
+    RuleLeftOut("L4", "leader serves without a quorum lease", _lead_without_quorum),
+    RuleLeftOut("L4", "leader serves before its own entry is applied", _lead_before_applied),
+    RuleLeftOut("L4", "leader keeps the lease it held", _keep_lease_as_leader),
+    RuleLeftOut("L5", "acknowledges without counting holders", _count_nobody),
+    RuleLeftOut("L5", "leads on though its apply hangs", _lead_on),
+    RuleLeftOut("L6", "new leader assumes no leases", _assume("nobody")),
+    RuleLeftOut("L6", "new leader assumes voters' leases only", _assume("voters")),
+    RuleLeftOut("L6", "new leader assumes the new half's leases only", _assume("new half")),
+    RuleLeftOut("L6", "new leader counts the last one too", _count_the_last_leader),
+    RuleLeftOut("L7", "voters stick to no leader", _forget_leaders),
+    RuleLeftOut("L8", "serves and grants after TimeoutNow", _serve_after_timeout_now),
+    RuleLeftOut("L8", "grants after TimeoutNow", _grant_after_timeout_now),
+    RuleLeftOut("L9", "takes members out while they hold leases", _leave_at_once),
+    RuleLeftOut("L9", "grants to members on the way out", _grant_to_the_leaving),
+    RuleLeftOut("L9", "grants to members whose removal is appended", _grant_to_the_removed),
+    RuleLeftOut("L10", "takes what it applied for settled", _settled_is_applied),
+    RuleLeftOut("L10", "tells nobody what is settled", _tell_nobody),
+    RuleLeftOut("L10", "repeats no lost notice", _repeat_no_notice),
 )
