@@ -10,6 +10,7 @@ so that with time enough the outcome doesn't depend on who was quicker.
 """
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice, pairwise
@@ -62,7 +63,7 @@ class _Search:
         changed = True
         while changed and not self._is_late():
             changed = False
-            for step in (self._cut_time, self._cut_load, self._drop_faults, self._cut_durations):
+            for step in (self._cut_time, self._drop_kinds, self._cut_load, self._drop_faults, self._cut_durations):
                 changed |= step()
         self.best.is_minimal = not changed and not self._is_late()
         return self.best
@@ -109,6 +110,14 @@ class _Search:
             changed = True
         return changed
 
+    def _drop_kinds(self) -> bool:
+        """All faults of a kind at once; the most frequent first."""
+        changed = False
+        for kind, _ in Counter(fault.kind for fault in self.best.faults).most_common():
+            others = [fault for fault in self.best.faults if fault.kind is not kind]
+            changed |= self._take_first(iter([self.best.spec.with_faults(others)]))
+        return changed
+
     def _drop_faults(self) -> bool:
         """ddmin over complements: parts are left out, ever smaller ones."""
         changed, parts = False, 2
@@ -141,11 +150,11 @@ def _size(spec: RunSpec) -> tuple[float, ...]:
 
 
 def _shorter(spec: RunSpec, found_at: int | None) -> Iterator[RunSpec]:
-    ends = [spec.time_ns // 2, spec.time_ns * 3 // 4]
+    ends = [spec.time_ns * part // 16 for part in (8, 12, 14, 15)]
     if found_at is not None and found_at + AFTER_NS < spec.time_ns:
         ends.insert(0, found_at + AFTER_NS)
     last_fault = max((fault.at_ns for fault in spec.faults or ()), default=0)
-    if last_fault + AFTER_NS < spec.time_ns * 3 // 4:
+    if last_fault + AFTER_NS < spec.time_ns * 8 // 16:
         ends.append(last_fault + AFTER_NS)
     for time_ns in ends:
         if TIME_NS_MIN <= time_ns < spec.time_ns:

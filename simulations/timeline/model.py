@@ -236,9 +236,11 @@ class _Drawing:
     def _fault(self, lane: Lane, record: Record) -> None:
         """Its last detail is how long it lasts, if that is a number."""
         *words, last = record.detail or ("",)
-        lasts = last if isinstance(last, int) and not isinstance(last, bool) else 0
-        text = f"{in_words(words)} for {duration(lasts)}" if lasts else in_words(record.detail)
-        lane.spans.append(Span(SpanKind.FAULT, record.at_ns, record.at_ns + max(lasts, 0), text))
+        if not isinstance(last, int) or isinstance(last, bool):
+            words, last = [*words, last], 0
+        lasts = max(last, 0)
+        text = f"{in_words(words)} for {duration(lasts)}" if lasts else in_words(words)
+        lane.spans.append(Span(SpanKind.FAULT, record.at_ns, record.at_ns + lasts, text))
 
     def _call(self, lane: Lane, record: Record) -> None:
         number = record.detail[0] if record.detail and isinstance(record.detail[0], int) else None

@@ -16,7 +16,7 @@ from keycluster.simulations.timeline.model import Lane, LaneKind, Span, SpanKind
 WIDTH = 132
 SIDE_WIDTH = 26  # Of the nemesis' column, and of the clients'.
 CELL_MAX = 60  # Letters of one record.
-NODE_WIDTH_MIN, NODE_WIDTH_MAX = 8, 16
+NODE_WIDTH_MIN, NODE_WIDTH_MAX = 12, 16
 ROWS_MAX = 400
 ROWS_AT_START = 60
 ROWS_BEFORE, ROWS_AFTER = 260, 60  # The first finding.

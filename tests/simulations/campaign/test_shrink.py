@@ -92,6 +92,22 @@ def test_faults_last_no_longer_than_it_takes() -> None:
     assert [(fault.number, fault.for_ns) for fault in outcome.faults] == [(3, 8 * MILLISECOND)]
 
 
+def test_kinds_that_have_no_part_in_it_go_together() -> None:
+    """In a chaotic run hardly any half of all faults will do; all faults of a kind often can go."""
+    faults = tuple(
+        replace(fault, kind=FaultKind.LOSS if fault.number % 3 else FaultKind.PAUSE) for fault in schedule(300)
+    )
+    tried: list[RunSpec] = []
+
+    def fails(spec: RunSpec) -> list[Failure]:
+        pauses = [fault for fault in spec.faults or () if fault.kind is FaultKind.PAUSE]
+        return [Failure("checker", "found")] if len(pauses) == 100 and spec.time_ns >= 60 * SECOND else []
+
+    outcome = shrink(report_of(spec_of(faults), fails), trier(fails, tried), seconds=30)
+    assert {fault.kind for fault in outcome.faults} == {FaultKind.PAUSE}
+    assert [len(spec.faults or ()) for spec in tried].index(100) < 10
+
+
 def test_another_checkers_finding_is_not_taken() -> None:
     """A smaller run that fails in another way is another bug."""
 

@@ -100,6 +100,17 @@ def test_a_finding_is_told_once() -> None:
     assert [(offence.at_ns, offence.checker) for offence in timeline.offences] == [(5, "safety"), (100, "liveness")]
 
 
+def test_a_fault_lasts_as_long_as_it_says() -> None:
+    """By its last detail; one that takes no time has none to tell."""
+    timeline = timeline_of(
+        (1, "nemesis", What.FAULT, "pause", "n1", 30),
+        (2, "nemesis", What.FAULT, "transfer", "n1 to n2", 0),
+        (3, "nemesis", What.FAULT, "odd"),
+    )
+    told = [(span.start_ns, span.end_ns, span.text) for span in lane_of(timeline, "nemesis").spans]
+    assert told == [(1, 31, "pause n1 for 0 ms"), (2, 2, "transfer n1 to n2"), (3, 3, "odd")]
+
+
 def test_lanes_stand_in_an_order_to_read() -> None:
     """The nemesis first, then the network, nodes by number, clients."""
     records = [(0, name, What.STARTS) for name in ("n10", "n2", "n1")]
