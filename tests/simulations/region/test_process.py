@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 import trio
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keycluster.cluster.invariant import InvariantBroken
@@ -300,6 +300,7 @@ def test_process_may_stop_itself_or_be_stopped_by_a_callback() -> None:
     run(main)
 
 
+@settings(max_examples=30)
 @given(st.lists(st.tuples(st.sampled_from(["pause", "resume", "kill"]), st.integers(0, 2), st.integers(0, 30))))
 def test_any_order_of_pauses_and_kills_keeps_the_promises(actions: list[tuple[str, int, int]]) -> None:
     """No step while stopped, none after the kill is through, and time that wasn't stopped is used in full."""
