@@ -24,7 +24,7 @@ class Simulator(StrEnum):
     CORE = "core"
     REGION = "region"
     TORTURE = "torture"
-    """No simulator: real processes. The same seed gives the same faults and requests, and never the same run."""
+    """No simulator: real processes. The same seed gives the same faults, and never the same run."""
 
     @property
     def time_ns(self) -> int:

@@ -43,7 +43,9 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     parser.add_argument(
         "--time", type=_seconds, default=TIME_S_DEFAULT, metavar="S", help="seconds with faults (default: 60)"
     )
-    parser.add_argument("--seed", type=_natural, metavar="N", help="of faults and requests (default: a fresh one)")
+    parser.add_argument(
+        "--seed", type=_natural, metavar="N", help="of faults, and of how clients work (default: a fresh one)"
+    )
     parser.add_argument("--nodes", type=_natural, metavar="N", help="of a new region (default: 3, or as before)")
     parser.add_argument("--clients", type=_natural, metavar="N", help="(default: 6)")
     parser.add_argument(
@@ -164,7 +166,10 @@ def _tell(folder: Path, torture: "Torture", output: Output, *, is_interrupted: b
         return
     if is_interrupted:
         print("interrupted: this is what was done until then")
-    _print_counts(f"{report.operations.total():,} operations", report.operations)
+    outcomes = Counter[str]()
+    for name, count in report.operations.items():
+        outcomes[name.split()[1]] += count
+    _print_counts(f"{report.operations.total():,} operations", outcomes)
     _print_counts(f"{report.faults.total():,} faults", report.faults)
     print(f"{len(report.failures)} violations; seed {report.spec.seed}; history: {folder / 'history.jsonl'}")
     for failure in report.failures[:FAILURES_SHOWN]:

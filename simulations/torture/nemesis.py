@@ -136,9 +136,9 @@ def restart(nemesis: Nemesis, fault: Fault, rng: random.Random) -> str | None:
     node.held_by += 1
 
     async def stop_and_come_back(node: NodeProcess) -> None:
-        status = await node.stop()
-        if status != 0:
-            nemesis.region.found("node-ended", f"told to stop, {node.name} ended with {status}: {node.last_words()}")
+        wrong = await node.stop()
+        if wrong is not None:
+            nemesis.region.found("node-ended", f"told to stop, {node.name} {wrong}")
         await nemesis.for_its_time(fault.for_ns)
         node.held_by -= 1
         node.start()

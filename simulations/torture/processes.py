@@ -39,6 +39,8 @@ class NodeProcess:
     """Whether its end is nobody's doing but its own."""
     held_by: int = 0
     """How many faults keep it down."""
+    log_bytes: int = 0
+    """Of its log, when it was started last."""
 
     @property
     def is_running(self) -> bool:
@@ -58,6 +60,7 @@ class NodeProcess:
     def launch(self) -> None:
         """Starts it, whatever is to come of that."""
         with self.log.open("ab") as log:
+            self.log_bytes = log.tell()
             # Not through trio: it starts processes in a thread, and PDEATHSIG is about the starting thread's end.
             self.process = subprocess.Popen(  # noqa: S603 (our own command)
                 [sys.executable, "-m", "keycluster.simulations.torture.node_main", self.address,
@@ -93,12 +96,12 @@ class NodeProcess:
             self.told(self, What.CRASHES, why)
         self.is_paused = False
 
-    async def stop(self) -> int | None:
-        """SIGTERM; returns its status, or None if it didn't end in time and was killed."""
+    async def stop(self) -> str | None:
+        """SIGTERM. Returns what was wrong with its end, if anything was."""
         self.is_wanted = False
         process = self.process
         if process is None or not self.is_running:
-            return 0
+            return None
         self.resume()
         process.terminate()
         status: int | None = None
@@ -106,9 +109,17 @@ class NodeProcess:
             status = await self.wait()
         if status is None:
             self.kill("it didn't stop when told to")
-            return None
+            return f"didn't end within {STOP_S_MAX:g} s"
         self.told(self, What.STOPS, f"status {status}")
-        return status
+        if status == 0 or (status == -signal.SIGTERM and not self._was_up()):
+            return None
+        return f"ended with status {status}: {self.last_words()}"
+
+    def _was_up(self) -> bool:
+        """Before that, Python is still about to start, and ends by the signal itself."""
+        with self.log.open("rb") as log:
+            log.seek(self.log_bytes)
+            return b"node is up" in log.read()
 
     def pause(self) -> None:
         if self.process is not None and self.is_running and not self.is_paused:

@@ -128,8 +128,11 @@ class _Run:
         report.drawn = replace(
             spec, nodes=len(region.nodes), clients=drawn.clients, operations_per_s=drawn.rate_per_s, faults=faults
         )
+        # Request ids are drawn too: a region remembers those of an earlier run of the same seed, and would repeat itself.
         workload = Workload(
-            drawn, Record(self._history, lambda: region.now_ns, self._torture.trace), seed=f"torture/{spec.seed}"
+            drawn,
+            Record(self._history, lambda: region.now_ns, self._torture.trace),
+            seed=f"torture/{spec.seed}/{time.time_ns()}",
         )
         try:
             async with region.open() as nursery:
@@ -191,9 +194,9 @@ class _Run:
         """All stop in order; then their files are looked at."""
         self._doing = "ending"
         for node in region.nodes.values():
-            status = await node.stop()
-            if status != 0:
-                region.found("node-ended", f"told to stop, {node.name} ended with {status}: {node.last_words()}")
+            wrong = await node.stop()
+            if wrong is not None:
+                region.found("node-ended", f"told to stop, {node.name} {wrong}")
         search = SecretSearch(_secrets(region, self._history))
         for path in sorted((self._folder / region.name).rglob("*")):
             if path.is_file():
