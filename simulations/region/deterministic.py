@@ -243,7 +243,7 @@ def run_deterministically(
             stack.enter_context(patch)
 
         async def guarded_main() -> T:
-            stack.enter_context(guarded())  # Not sooner: trio itself opens two sockets.
+            stack.enter_context(guarded(loop.fail))  # Not sooner: trio itself opens two sockets.
             return await main()
 
         try:

@@ -11,7 +11,6 @@ import random
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from itertools import product
 from typing import TypeVarTuple, Unpack
 
 from keycluster.cluster.types import MILLISECOND
@@ -202,10 +201,6 @@ class Links:
             del self._down[name]
             self._set_down(name)
 
-    def is_down(self, name: str) -> bool:
-        """Whether its machine doesn't run."""
-        return name in self._down
-
     # What streams ask for.
 
     def link(self, source: str, target: str) -> Link:
@@ -275,9 +270,3 @@ class Links:
         if link.update(self.wire.now_ns):
             for connection in self._between(link.source, link.target):
                 connection.round_trip_blocked()
-
-
-def both_ways(ones: list[str], others: list[str]) -> list[tuple[str, str]]:
-    """All ordered pairs between two sets of names, both directions."""
-    there = list(product(ones, others))
-    return there + [(b, a) for a, b in there]
