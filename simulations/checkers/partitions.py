@@ -24,6 +24,9 @@ from keycluster.simulations.checkers.references import alias_named, is_whole_lis
 
 BY_ITSELF = frozenset({"CompleteKeyDeletion", "RotateKeyAutomatically"})
 
+MAY_BE_MADE = CHANGES | BY_ITSELF | {"DeactivateAccessKey"}
+"""What may have been done though nobody was told so."""
+
 MISMATCH = "IdempotentParameterMismatchException"
 """Certainly without effect: the request id was another request's."""
 
@@ -70,8 +73,8 @@ def judged(call: Call) -> Call | None:
     if call.kind is OutcomeKind.FAILED:
         return None
     if call.kind is OutcomeKind.REFUSED and call.code not in DECIDED_BY_REQUEST | DECIDED_BY_STATE:
-        return replace(call, outcome=unknown(call.code)) if call.operation in CHANGES else None
-    if call.kind is OutcomeKind.UNKNOWN and call.operation not in CHANGES | BY_ITSELF:
+        return replace(call, outcome=unknown(call.code)) if call.operation in MAY_BE_MADE else None
+    if call.kind is OutcomeKind.UNKNOWN and call.operation not in MAY_BE_MADE:
         return None
     return call
 

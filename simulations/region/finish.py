@@ -18,6 +18,7 @@ from keycluster.cluster.keys.records import MemberState
 from keycluster.cluster.types import NodeId
 from keycluster.cluster.wire.errors import KmsError
 from keycluster.node.joining import JoinFailed
+from keycluster.node.membership import next_membership
 from keycluster.simulations.region.nemesis import Nemesis, names
 from keycluster.simulations.region.node import Excuse, NodeState, SimNode
 from keycluster.simulations.region.region import TOO_LATE, SimRegion
@@ -148,6 +149,9 @@ def _unsettled(region: SimRegion) -> str:
         elif node is None or not node.serves:
             wrong.append(f"{name} doesn't serve")
     wrong += [f"{node.name} was removed and runs on" for node in region.up() if node.name not in rows]
+    membership = region.membership()
+    if membership is not None and next_membership(membership, rows, caught_up=rows.keys()) is not None:
+        wrong.append("members are still to change")
     return ", ".join(wrong) if rows else "nobody knows any members"
 
 

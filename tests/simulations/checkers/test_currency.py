@@ -221,6 +221,17 @@ def test_rotated_key_encrypts_with_the_new_material() -> None:
     assert "m1" in script.complaints()[0]
 
 
+def test_access_key_that_may_have_been_withdrawn_may_be_refused_or_not() -> None:
+    """Who withdrew it never heard of it: it can be so from then on, or never."""
+    access_key_id = "AKIA0000000000000000"
+    script = Script()
+    script.do("CreateAccessKey", {}, ok({"AccessKeyId": access_key_id}))
+    script.lose(script.begin("DeactivateAccessKey", {"AccessKeyId": access_key_id}))
+    script.encrypt(access_key_id=access_key_id)
+    script.encrypt(refused("UnrecognizedClientException"), access_key_id=access_key_id)
+    assert check_currency(script.history) == []
+
+
 def test_withdrawn_access_key_does_nothing() -> None:
     """On either plane; and one that is active is refused nowhere."""
     access_key_id = "AKIA0000000000000000"
