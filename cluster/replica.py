@@ -23,6 +23,7 @@ from keycluster.cluster.leases import LeaseHolder
 from keycluster.cluster.leases.followership import Followership
 from keycluster.cluster.leases.leadership import Leadership
 from keycluster.cluster.leases.messages import AppliedReport, LeaseAnswer, LeaseAsk, SettledNotice
+from keycluster.cluster.marks import Mark
 from keycluster.cluster.peer_messages import ReplicaMessage
 from keycluster.cluster.raft.core import RaftCore
 from keycluster.cluster.raft.errors import NotLeader
@@ -30,6 +31,10 @@ from keycluster.cluster.raft.messages import Entry, HardState, Membership, RaftM
 from keycluster.cluster.raft.ready import NOTHING, IncomingChunk, Persist, ReadAnswer, SnapshotRead
 from keycluster.cluster.types import MILLISECOND, SECOND, ClusterTime, Instant, LogIndex, NodeId, Term, WallTime
 from keycluster.cluster.witness import Acknowledged, RolledBack, Witness
+
+_LATE_ANSWER = Mark("an answer for a lease comes late, or again, and brings none")
+_NOTICED = Mark("a rolled-back disk is noticed")
+_NOTICE_AGAIN = Mark("a notice of what is settled is repeated")
 
 Stamp = Callable[[bytes, ClusterTime, int], bytes]
 """(command, cluster time, running ns) -> log payload."""
@@ -243,6 +248,7 @@ class Replica:
         try:
             self._acknowledgements.check_own((term, index))
         except RolledBack as rolled_back:
+            _NOTICED.hit()
             self._stop(rolled_back)
 
     # Snapshots: the core's calls, and what an installed one means here
@@ -457,6 +463,7 @@ class Replica:
             answer.nonce, sender=sender, term=answer.term, current_term=term, commit=answer.commit
         )
         if not taken:
+            _LATE_ANSWER.hit()
             return
         self._holder.applied_to(self._applied)
         self._learn_settled(answer.settled)
@@ -506,6 +513,7 @@ class Replica:
         is_repetition = report.applied <= self._leadership.book.applied_at(sender)
         self._leadership.book.reported(sender, report.applied)
         if is_repetition and report.settled < self._settled_told:
+            _NOTICE_AGAIN.hit()
             # The notice was lost. (Of a first report it may just be on its way.)
             self._outbox.append((sender, SettledNotice(self._core.term, self._settled)))
 

@@ -12,7 +12,10 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from keycluster.cluster.marks import Mark
 from keycluster.cluster.types import Instant, LogIndex, NodeId
+
+_LAGS = Mark("a member that lags gets no lease")
 
 LAG_SAMPLES = 64  # Per L: how finely the leader's own progress is remembered, to see for how long a member lags.
 RETURN_FRACTION = 2  # One that isn't counted gets a lease only when it lags by less than L/2: see `lags_too_far`.
@@ -93,7 +96,10 @@ class LeaseGrantor:
             if at > now - allowed:
                 break
             needed = max(needed, index)
-        return self._applied.get(member, LogIndex(0)) < needed
+        lags = self._applied.get(member, LogIndex(0)) < needed
+        if lags:
+            _LAGS.hit()
+        return lags
 
     def note(self, member: NodeId, *, commit: LogIndex, now: Instant) -> None:
         """L2: counts the member until `now` + L, before its answer leaves; `now` was read after its question came."""

@@ -10,11 +10,15 @@ from keycluster.cluster.leases.grantor import LeaseGrantor
 from keycluster.cluster.leases.messages import LeaseAsk
 from keycluster.cluster.leases.removal import WaitingChange, leaving, taken_out
 from keycluster.cluster.leases.successor import voters_heard_lately
+from keycluster.cluster.marks import Mark
 from keycluster.cluster.raft.core import RaftCore
 from keycluster.cluster.raft.errors import HandingOver, MembershipRefused, RaftError
 from keycluster.cluster.raft.membership import first_step
 from keycluster.cluster.raft.messages import Membership
 from keycluster.cluster.types import SECOND, Instant, LogIndex, NodeId
+
+_WAITS = Mark("a removal waits for leases to run out")
+_STEPS_ASIDE = Mark("a leader whose apply hangs steps aside")
 
 APPLY_STALL_NS = 2 * SECOND  # As long as a leader's disk may stall (`RaftConfig.disk_stall_ns`), and longer than L.
 
@@ -97,6 +101,8 @@ class Leadership:
         if leaving_at_once:
             self._change = WaitingChange(target, context, leaving_at_once)
             self.step_change(now)
+            if self._change is not None:
+                _WAITS.hit()
         else:
             self._core.propose_membership(target, now, context=context)
 
@@ -140,6 +146,7 @@ class Leadership:
         ahead = [(self.book.applied_at(voter), voter) for voter in voters_heard_lately(self._core, now)]
         best_applied, best = max(ahead, default=(applied, self._core.node))
         if best_applied > applied:
+            _STEPS_ASIDE.hit()
             self._core.transfer_leadership(best, now)
 
     # What tick must not miss

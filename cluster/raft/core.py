@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 
 from keycluster.cluster.invariant import require
+from keycluster.cluster.marks import Mark
 from keycluster.cluster.raft.config import Jitter, RaftConfig
 from keycluster.cluster.raft.election import Election
 from keycluster.cluster.raft.errors import HandingOver, MembershipRefused, NotLeader, ProposalsFull, TransferRefused
@@ -52,6 +53,11 @@ from keycluster.cluster.raft.ready import ReadFailed, ReadState, Ready
 from keycluster.cluster.raft.replication import Replication
 from keycluster.cluster.raft.snapshot_receiver import SnapshotReceiver
 from keycluster.cluster.types import Instant, LogIndex, NodeId
+
+_OWN_REMOVAL = Mark("a leader commits its own removal")
+_DISK_STALLED = Mark("a leader whose disk stalls gives leadership away")
+_NOBODY_TOOK_OVER = Mark("a leader that handed over steps down, since nobody took over")
+_DESERTED = Mark("a leader that no quorum follows steps down")
 
 
 class RaftCore(Questions):
@@ -138,7 +144,10 @@ class RaftCore(Questions):
         self._fail_reads(self._replication.reads.expired(m.now))
         if m.is_stalled and not m.is_only_voter and not self._hand_over.is_forced:
             self._move_leadership_away()
-        if self._hand_over.tick() or (m.now - self._quorum_since() > m.config.patience_ns and not m.is_only_voter):
+        is_deserted = m.now - self._quorum_since() > m.config.patience_ns and not m.is_only_voter
+        gives_up = self._hand_over.tick()
+        if gives_up or is_deserted:
+            (_NOBODY_TOOK_OVER if gives_up else _DESERTED).hit()
             self._step_down()
         if m.role is LEADER:
             self._replication.tick()
@@ -393,6 +402,7 @@ class RaftCore(Questions):
     def _after_commit(self) -> None:
         """Steps down once our own removal is committed (4.2.2), and has the best successor start at once."""
         if self._member.role is LEADER and self._replication.is_removed:
+            _OWN_REMOVAL.hit()
             successor = self._replication.best_successor()
             if successor is not None:
                 self._replication.flush()  # So that it knows what is committed.
@@ -401,6 +411,7 @@ class RaftCore(Questions):
 
     def _move_leadership_away(self) -> None:
         """Our disk is stalled: the others can do better (raft-notes: heartbeats alone would keep us in office)."""
+        _DISK_STALLED.hit()
         successor = self._replication.best_successor()
         if successor is None:
             self._step_down()

@@ -8,9 +8,13 @@ heard a leader less than E ago (L7) ignores requests: it doesn't even take over 
 leader itself asked for the election, and the request is in the very next term after that leader's.
 """
 
+from keycluster.cluster.marks import Mark
 from keycluster.cluster.raft.member import CANDIDATE, FOLLOWER, PRE_CANDIDATE, Member, Role
 from keycluster.cluster.raft.messages import TimeoutNow, VoteReply, VoteRequest
 from keycluster.cluster.types import Instant, NodeId, Term
+
+_STICKS = Mark("a voter sticks to the leader it heard")
+_LOST = Mark("a candidate loses")
 
 
 class Election:
@@ -92,6 +96,8 @@ class Election:
             # A stalled disk would keep the vote itself from being given.
             granted = message.term > m.term and up_to_date and not is_sticky and not m.is_stalled
             m.outbox.send_unbound(sender, VoteReply(message.term if granted else m.term, pre=True, granted=granted))
+            if is_sticky:
+                _STICKS.hit()
             return
         if message.term >= m.term and is_sticky:
             return
@@ -114,6 +120,8 @@ class Election:
         if m.role is PRE_CANDIDATE and m.membership.has_quorum(self._granted()):
             self._campaign(hand_over=False)
         elif self._is_lost():
+            if m.role is CANDIDATE:
+                _LOST.hit()
             m.follow(m.term, None)
 
     def _asked(self, message: VoteReply) -> tuple[Role, Term]:

@@ -1,9 +1,13 @@
 """What a follower does with its leader's entries (dissertation 3.5) and how it acknowledges them."""
 
 from keycluster.cluster.invariant import InvariantBroken
+from keycluster.cluster.marks import Mark
 from keycluster.cluster.raft.member import FOLLOWER, LEADER, Member
 from keycluster.cluster.raft.messages import AppendEntries, AppendReply, Entry
 from keycluster.cluster.types import LogIndex, NodeId, Term
+
+_REPLACED = Mark("entries of an earlier leader are replaced")
+_BUSY = Mark("an append comes while a snapshot is being installed")
 
 
 class Following:
@@ -35,6 +39,7 @@ class Following:
         self.hear(sender)
         self._round = max(self._round, message.round)
         if m.is_installing:
+            _BUSY.hit()
             self._reply()  # The log must not change now: just say that we follow.
             return
         prev, entries = message.prev_index, message.entries
@@ -59,6 +64,7 @@ class Following:
         for position, entry in enumerate(entries):
             if entry.index > last or m.log.term(entry.index) != entry.term:
                 if entry.index <= last:
+                    _REPLACED.hit()
                     m.truncate(entry.index)
                 m.append(list(entries[position:]))
                 return True

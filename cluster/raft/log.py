@@ -17,8 +17,11 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from keycluster.cluster.invariant import InvariantBroken, require
+from keycluster.cluster.marks import Mark
 from keycluster.cluster.raft.messages import Entry, SnapshotMeta, entry_bytes
 from keycluster.cluster.types import LogIndex, Term
+
+_TAKEN_BACK = Mark("a write under way loses what it covered")
 
 
 class LogReader(Protocol):
@@ -137,6 +140,8 @@ class RaftLog:
         self._tail_bytes -= cut
         self.uncommitted_bytes -= cut
         self.last_index, self.last_term = last, last_term or Term(0)
+        if self._writes and self._writes[-1].covers > last:
+            _TAKEN_BACK.hit()
         if first < self._unsaved_from:
             self._unsaved_from = first
             self._truncate_from = first if self._truncate_from is None else min(first, self._truncate_from)

@@ -8,6 +8,7 @@ are (10.2.1).
 """
 
 from keycluster.cluster.invariant import InvariantBroken
+from keycluster.cluster.marks import Mark
 from keycluster.cluster.raft.member import Member
 from keycluster.cluster.raft.messages import AppendEntries, AppendReply, Entry, EntryKind, SnapshotReply, entry_bytes
 from keycluster.cluster.raft.progress import PROBE, REPLICATE, SNAPSHOT, Progress
@@ -15,6 +16,9 @@ from keycluster.cluster.raft.reads import LeaderReads
 from keycluster.cluster.raft.rounds import Rounds
 from keycluster.cluster.raft.snapshot_sender import SnapshotSender
 from keycluster.cluster.types import Instant, LogIndex, NodeId, Term
+
+_COMPACTED = Mark("a member needs entries that are compacted")
+_BACKS_OFF = Mark("a leader goes back to where two logs meet")
 
 
 class Replication:
@@ -164,6 +168,7 @@ class Replication:
         if with_entries and prev_term is not None:
             entries = m.log.entries(progress.next, LogIndex(m.log.last_index + 1), m.config.append_bytes_max)
         if prev_term is None or (with_entries and not entries and prev < m.log.last_index):
+            _COMPACTED.hit()
             progress.become_snapshot()
             self._beat_without_log(progress)
             return False
@@ -215,6 +220,7 @@ class Replication:
             return  # Out of date.
         if progress.state is PROBE and rejected != progress.next - 1:
             return
+        _BACKS_OFF.hit()
         meet, _ = self._member.log.last_with_term_up_to(message.hint_index, message.hint_term)
         progress.become_probe(min(rejected, LogIndex(meet + 1)))
 

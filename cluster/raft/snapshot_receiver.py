@@ -6,10 +6,14 @@ taken, none handed out to apply, and the member doesn't campaign.
 
 from dataclasses import dataclass
 
+from keycluster.cluster.marks import Mark
 from keycluster.cluster.raft.member import Member
 from keycluster.cluster.raft.messages import InstallSnapshot, SnapshotMeta, SnapshotOutcome, SnapshotReply
 from keycluster.cluster.raft.ready import IncomingChunk
 from keycluster.cluster.types import NodeId, Term
+
+_INSTALLED = Mark("a member catches up by a snapshot")
+_REFUSED = Mark("a snapshot is refused")
 
 
 @dataclass(slots=True)
@@ -92,6 +96,7 @@ class SnapshotReceiver:
         incoming = self._end(meta)
         if incoming is None:
             return
+        _INSTALLED.hit()
         m.log.install(meta, keeps_suffix=incoming.keeps_suffix)
         m.memberships.reset(meta.index, meta.membership, keeps_suffix=incoming.keeps_suffix)
         m.leaders.reset(meta.index, meta.last_leader, keeps_suffix=incoming.keeps_suffix)
@@ -100,6 +105,7 @@ class SnapshotReceiver:
     def refused(self, meta: SnapshotMeta) -> None:
         incoming = self._end(meta)
         if incoming is not None:
+            _REFUSED.hit()
             self._reply(incoming.sender, incoming.offer, SnapshotOutcome.REFUSED)
 
     def _end(self, meta: SnapshotMeta) -> _Incoming | None:

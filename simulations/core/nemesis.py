@@ -6,10 +6,11 @@ Half of the faults seek the leader. A fault that finds nobody it could hit has n
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Final
 
-from keycluster.cluster.types import MILLISECOND, SECOND, NodeId
+from keycluster.cluster.types import MILLISECOND, SECOND, NodeId, Term
 from keycluster.simulations.core import changes, links
 from keycluster.simulations.core.machine import Machine, Trap, TrapKind
 from keycluster.simulations.core.member import Disk
@@ -24,6 +25,10 @@ TRAP_STEPS_MAX = 40  # A node takes a hundred or so in a second.
 TRAP_WRITES_MAX = 5
 SLOWEST_WRITE_NS = 80 * MILLISECOND
 WALL_JUMP_NS_MAX = 200 * SECOND  # Beyond a minute a node refuses to serve.
+AMBUSH_CHANCE = 0.4
+AMBUSH_NS_MAX = 1 * SECOND  # So long it waits for somebody who campaigns, …
+AMBUSH_LOOK_NS = 200_000  # … looking this often, …
+AMBUSH_CUT_NS = (100 * MILLISECOND, 2 * SECOND)  # … and then cuts for so long.
 HAND_OVER_NS_MAX = 2 * SECOND  # As long as a node that is told to stop waits for another one to lead.
 
 Act = Callable[["Nemesis", Fault, random.Random], str | None]
@@ -64,9 +69,11 @@ class Nemesis:
             return
         whom = ACTS[fault.kind](self, fault, fault.rng())
         if whom is not None:
-            self._world.trace.note(self._world.t, "nemesis", What.FAULT, fault.kind.value, whom, fault.for_ns)
-            if fault.kind not in SPRINGS_LATER:
-                self.counts[fault.kind.value] += 1
+            self._happened(fault, whom, counts=fault.kind not in SPRINGS_LATER)
+
+    def _happened(self, fault: Fault, whom: str, *, counts: bool = True) -> None:
+        self._world.trace.note(self._world.t, "nemesis", What.FAULT, fault.kind.value, whom, fault.for_ns)
+        self.counts[fault.kind.value] += counts
 
     def _later(self, ns: int, act: Callable[[], None]) -> None:
         self._world.after(ns, partial(self._unless_ended, act))
@@ -144,8 +151,26 @@ class Nemesis:
         fault: Fault,
         rng: random.Random,
     ) -> str | None:
-        cut = draw(self._world, self._victim(rng), fault.strength, rng)
+        victim, leader = self._victim(rng), self._world.leader()
+        if victim is leader and rng.random() < AMBUSH_CHANCE:
+            return self._ambush(fault, rng)
+        cut = draw(self._world, victim, fault.strength, rng)
         return self._cut_links(fault, cut) if cut else None
+
+    def _ambush(self, fault: Fault, rng: random.Random) -> str | None:
+        """Cuts the leader off just when somebody wants to follow it: as short a moment as there is to do harm in."""
+        leader = self._world.leader()
+        if leader is None or leader.leads_in is None:
+            return None
+        cut = links.partition(self._world, leader, fault.strength, rng)
+        self._look_for_successor(fault, cut, leader.leads_in, self._world.t + AMBUSH_NS_MAX)
+        return None  # Nothing has happened yet.
+
+    def _look_for_successor(self, fault: Fault, cut: Iterable[Link], term: Term, until: int) -> None:
+        if any(machine.disk.hard_state.term > term for machine in self._world.machines.values()):
+            self._happened(fault, self._cut_links(fault, cut))
+        elif self._world.t < until:
+            self._later(AMBUSH_LOOK_NS, partial(self._look_for_successor, fault, cut, term, until))
 
     def _cut_links(self, fault: Fault, cut: Iterable[Link]) -> str:
         text = links.describe(cut)
@@ -329,7 +354,11 @@ class Nemesis:
         return changes.change_members(self._world, fault.kind, rng)
 
     def _transfer(self, fault: Fault, rng: random.Random) -> str | None:
-        return changes.transfer(self._world, rng)
+        """Often with the old leader cut off at the moment when the new one campaigns."""
+        whom = changes.transfer(self._world, rng)
+        if whom is not None and rng.random() < AMBUSH_CHANCE:
+            self._ambush(replace(fault, for_ns=rng.randint(*AMBUSH_CUT_NS)), rng)
+        return whom
 
 
 SPRINGS_LATER = frozenset(

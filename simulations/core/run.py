@@ -163,11 +163,11 @@ class CoreRun(ServedWorld):
         self._require_nothing_waits()
 
     def _demand_service(self, healed: list[NodeId]) -> None:
-        """Those of `healed` that are members serve, and a change is made."""
+        """Those of `healed` that are members serve, a change is made, and none of members is left half done."""
         deadline = self.t + RECOVERY_NS_MAX
         acknowledged = self.acknowledged.count
         self.callers.ask_now(WRITE)
-        while self.acknowledged.count == acknowledged or not self._all_serve(healed):
+        while self.acknowledged.count == acknowledged or not self._all_serve(healed) or self._members_change():
             if self.t >= deadline:
                 raise Found(LIVENESS, self._what_hangs(healed, acknowledged))
             self.run_for(SECOND // 20)
@@ -179,11 +179,19 @@ class CoreRun(ServedWorld):
         members = leader.replica.core.committed_membership.members
         return all(self.may_serve(node) for node in healed if node in members)
 
+    def _members_change(self) -> bool:
+        """A change that has begun ends by itself, once the leases of those who leave have run out (L9)."""
+        leader = self.leader()
+        replica = leader.replica if leader is not None else None
+        return replica is not None and (replica.core.membership.is_joint or replica.membership_change_waits)
+
     def _what_hangs(self, healed: list[NodeId], acknowledged: int) -> str:
         leader = self.leader()
         silent = [node for node in healed if not self.may_serve(node)]
         changes = "changes are made" if self.acknowledged.count > acknowledged else "no change is made"
         led = f"{leader.node} leads" if leader is not None else "nobody leads"
+        if self._members_change():
+            led += ", a change of members is half done"
         return (
             f"{RECOVERY_NS_MAX / SECOND:.0f} s after {' '.join(healed)} were healed {led}, {changes}, "
             f"not serving: {' '.join(silent) or 'nobody'}"
