@@ -4,13 +4,15 @@ The search is Wing and Gong's (1993) with Lowe's memory of where it has been ("T
 in Porcupine: take a call that no other call ended before, let the model take the step, go on; where no call fits, go
 back. A *place* is which calls have happened and the state they led to; one place is never searched twice.
 
-Three things keep the search short, and change no verdict:
+Four things keep the search short, and change no verdict:
 
 * A read that fits happens at once: whatever order has it later stays one with it here. Not so a change that happens to
   change nothing here: it may be needed after another one.
 * A call of unknown outcome may happen at any time from its beginning, or never. So it need not be placed, and is only
   tried where it changes something.
 * Of unknown calls that ask for the same, the one that began first goes first: an order stays one with them swapped.
+* Of two places that differ only in that more unknown calls have happened at one of them, that one is not searched: all
+  that can come after it can come after the other one.
 
 Histories fall into partitions (a key, an alias) that are checked one by one: a whole is linearizable if and only if
 each object of it is (Herlihy and Wing, 1990, "locality").
@@ -19,6 +21,7 @@ each object of it is (Herlihy and Wing, 1990, "locality").
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from operator import le
 from typing import Final, Generic, NamedTuple, Protocol, TypeVar
 
 from keycluster.simulations.checkers.history import Call, OutcomeKind
@@ -113,7 +116,7 @@ class _Search(Generic[S]):
         self._model = model
         self._steps_max = steps_max
         self._steps = 0
-        self._seen: set[_Place[S]] = set()
+        self._seen: dict[tuple[int, int, S], list[tuple[int, ...]]] = {}
         self._placed: list[Call] = []
         self._best: tuple[Call, ...] = ()
         self._best_place = _Place(0, 0, (0,) * len(self._groups), model.initial)
@@ -132,7 +135,7 @@ class _Search(Generic[S]):
         start = self._settle(self._best_place)
         if start.first == len(self._must):
             return True
-        self._seen.add(start)
+        self._is_new(start)
         self._best, self._best_place = tuple(self._placed), start
         frames = [_Frame(start, len(self._placed), self._ways(start))]
         while frames:
@@ -147,11 +150,18 @@ class _Search(Generic[S]):
             settled = self._settle(place)
             if settled.first == len(self._must):
                 return True
-            if settled not in self._seen:
-                self._seen.add(settled)
+            if self._is_new(settled):
                 self._keep_best(settled)
                 frames.append(_Frame(settled, len(self._placed), self._ways(settled)))
         return False
+
+    def _is_new(self, place: _Place[S]) -> bool:
+        """Whether no search from here on was done that had as many unknown calls left, or more; from now on it is."""
+        seen = self._seen.setdefault((place.first, place.ahead, place.state), [])
+        if any(all(map(le, taken, place.taken)) for taken in seen):
+            return False
+        seen.append(place.taken)
+        return True
 
     def _keep_best(self, place: _Place[S]) -> None:
         """Unknown calls that happened don't count: any number of them may be placed in vain."""
