@@ -139,12 +139,15 @@ def next_membership(
 ) -> Membership | None:
     """The next single step from `membership`, which is not joint, to what the rows ask for; None when there is none.
 
-    Removals come first, then a new learner, then one promotion. The last voter never leaves: the region would end.
+    Removals come first, voters before learners (Raft takes out both in two steps only), then a new learner, then one
+    promotion. The last voter never leaves: the region would end.
     """
     voters, learners = set(membership.voters), set(membership.learners)
     leaving = {node for node, row in rows.items() if row.state in LEAVING}
-    if leaving & (voters | learners) and voters - leaving:
-        return _membership(voters - leaving, learners - leaving)
+    if leaving & voters and voters - leaving:
+        return _membership(voters - leaving, learners)
+    if leaving & learners:
+        return _membership(voters, learners - leaving)
     joining = sorted(rows.keys() - leaving - voters - learners)
     if joining:
         return _membership(voters, learners | {joining[0]})

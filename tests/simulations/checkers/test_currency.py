@@ -224,7 +224,7 @@ def test_rotated_key_encrypts_with_the_new_material() -> None:
 def test_access_key_that_may_have_been_withdrawn_may_be_refused_or_not() -> None:
     """Who withdrew it never heard of it: it can be so from then on, or never."""
     access_key_id = "AKIA0000000000000000"
-    script = Script()
+    script = DataScript()
     script.do("CreateAccessKey", {}, ok({"AccessKeyId": access_key_id}))
     script.lose(script.begin("DeactivateAccessKey", {"AccessKeyId": access_key_id}))
     script.encrypt(access_key_id=access_key_id)
