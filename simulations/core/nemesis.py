@@ -153,18 +153,27 @@ class Nemesis:
     ) -> str | None:
         victim, leader = self._victim(rng), self._world.leader()
         if victim is leader and rng.random() < AMBUSH_CHANCE:
-            return self._ambush(fault, rng)
+            return self._ambush(fault, rng, provokes=True)
         cut = draw(self._world, victim, fault.strength, rng)
         return self._cut_links(fault, cut) if cut else None
 
-    def _ambush(self, fault: Fault, rng: random.Random) -> str | None:
-        """Cuts the leader off just when somebody wants to follow it: as short a moment as there is to do harm in."""
+    def _ambush(self, fault: Fault, rng: random.Random, *, provokes: bool) -> str | None:
+        """Cuts the leader off just when somebody else campaigns: as short a moment as there is to do harm in.
+
+        To provoke that, another voter hears nothing of the leader meanwhile. Those who still hear it must refuse.
+        """
         leader = self._world.leader()
         if leader is None or leader.leads_in is None:
             return None
         cut = links.partition(self._world, leader, fault.strength, rng)
         self._look_for_successor(fault, cut, leader.leads_in, self._world.t + AMBUSH_NS_MAX)
-        return None  # Nothing has happened yet.
+        voters = [node for node in self._world.machines if node != leader.node]
+        if not provokes or not voters:
+            return None  # Nothing has happened yet.
+        deaf = {(leader.node, rng.choice(voters))}
+        self._world.network.begin_cut(-1 - fault.number, deaf)
+        self._later(AMBUSH_NS_MAX, partial(self._heal, -1 - fault.number, links.describe(deaf)))
+        return f"{links.describe(deaf)}, and in wait for its candidate: {links.describe(cut)}"
 
     def _look_for_successor(self, fault: Fault, cut: Iterable[Link], term: Term, until: int) -> None:
         if any(machine.disk.hard_state.term > term for machine in self._world.machines.values()):
@@ -357,7 +366,7 @@ class Nemesis:
         """Often with the old leader cut off at the moment when the new one campaigns."""
         whom = changes.transfer(self._world, rng)
         if whom is not None and rng.random() < AMBUSH_CHANCE:
-            self._ambush(replace(fault, for_ns=rng.randint(*AMBUSH_CUT_NS)), rng)
+            self._ambush(replace(fault, for_ns=rng.randint(*AMBUSH_CUT_NS)), rng, provokes=False)
         return whom
 
 
