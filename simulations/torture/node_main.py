@@ -4,11 +4,10 @@ On one machine all nodes dial from 127.0.0.1, and a proxy couldn't tell whose co
 dials from its own address of 127.0.0.0/8; nothing else of it is changed.
 """
 
+import runpy
 import socket
 import sys
 from typing import Any
-
-from keycluster.cli.main import main
 
 _connect = socket.socket.connect
 
@@ -25,5 +24,5 @@ def dial_from(address: str) -> None:
 
 
 if __name__ == "__main__":
-    dial_from(sys.argv[1])
-    raise SystemExit(main(sys.argv[2:]))
+    dial_from(sys.argv.pop(1))
+    runpy.run_module("keycluster", run_name="__main__", alter_sys=True)

@@ -42,8 +42,8 @@ STOP_S_MAX: Final = 30.0
 LOOK_AGAIN_S: Final = 0.05
 
 _DEV: Final = (  # It ends with us, however we end.
-    "import sys; from keycluster.node.hardening import die_with_parent; die_with_parent(int(sys.argv[1])); "
-    "from keycluster.cli.main import main; raise SystemExit(main(sys.argv[2:]))"
+    "import runpy, sys; from keycluster.node.hardening import die_with_parent; die_with_parent(int(sys.argv.pop(1))); "
+    "runpy.run_module('keycluster', run_name='__main__', alter_sys=True)"
 )
 
 

@@ -18,7 +18,7 @@ from keycluster.simulations.planted.bugs import FOLDER, read_bug
 from keycluster.simulations.planted.copies import patched_copy
 from keycluster.simulations.torture.run import judge
 
-ENDS_S_MAX = 240.0
+ENDS_S_MAX = 100.0
 FULL = os.environ.get("KEYCLUSTER_TESTS") == "full"
 
 
