@@ -1,5 +1,6 @@
 """An access key's life: made, used at every node, withdrawn while it is used, refused by every node from then on."""
 
+from contextlib import suppress
 from functools import partial
 from typing import Final
 
@@ -12,6 +13,7 @@ from keycluster.cluster.wire import operations as wire
 from keycluster.cluster.wire.operations import Shape, Tag
 from keycluster.simulations.runs import Failure
 from keycluster.simulations.workload.bursts import LOOK_SECONDS, look_everywhere
+from keycluster.simulations.workload.doors import Door
 from keycluster.simulations.workload.pool import Belief, KnownKey
 from keycluster.simulations.workload.turns import Caller, Step, Turn
 
@@ -34,26 +36,19 @@ async def _live(turn: Turn, operator: Turn, key: KnownKey, credentials: Credenti
     is_withdrawn = False
     try:
         async with turn.caller.open_door(credentials) as door:
-            holder = turn.by(
-                Caller(
-                    name=f"{turn.caller.name}/{credentials.access_key_id[-4:]}",
-                    door=door,
-                    surroundings=turn.caller.surroundings,
-                    open_door=turn.caller.open_door,
-                    access_key_id=credentials.access_key_id,
-                )
-            )
+            holder = turn.by(_holder(turn, credentials, door))
             await look_everywhere(holder, (_encrypting(key),))
             is_withdrawn = await _withdraw_in_use(holder, operator, key, credentials)
             if is_withdrawn:
                 await look_everywhere(holder, _uses(holder, key))
     except KmsError as refusal:  # At the log-in: nobody has withdrawn it yet.
         if not refusal.retryable:
-            _fail(turn, credentials, f"was made and is refused at the log-in: {refusal.code}")
+            message = f"access key {credentials.access_key_id} was made and is refused at the log-in: {refusal.code}"
+            turn.shared.failures.append(Failure("currency", message, turn.shared.record.now_ns()))
     except KeyclusterError:
         return  # No node could be reached.
     if is_withdrawn:
-        await _try_again(turn, credentials)
+        await _try_again(turn, key, credentials)
 
 
 async def _withdraw_in_use(holder: Turn, operator: Turn, key: KnownKey, credentials: Credentials) -> bool:
@@ -66,19 +61,22 @@ async def _withdraw_in_use(holder: Turn, operator: Turn, key: KnownKey, credenti
     return withdrawn is not None
 
 
-async def _try_again(turn: Turn, credentials: Credentials) -> None:
-    """A door that doesn't ask who is there before the first request lets everybody in, and answers nothing."""
-    try:
+async def _try_again(turn: Turn, key: KnownKey, credentials: Credentials) -> None:
+    """A node that can't know of the withdrawal may still let it log in, but must not act on anything it asks."""
+    with suppress(KeyclusterError):
         async with turn.caller.open_door(credentials) as door:
-            if door.asks_first:
-                _fail(turn, credentials, "was withdrawn, and a node let it log in")
-    except KeyclusterError:
-        return
+            holder = turn.by(_holder(turn, credentials, door))
+            await look_everywhere(holder, _uses(holder, key))
 
 
-def _fail(turn: Turn, credentials: Credentials, what: str) -> None:
-    message = f"access key {credentials.access_key_id} {what}"
-    turn.shared.failures.append(Failure("currency", message, turn.shared.record.now_ns()))
+def _holder(turn: Turn, credentials: Credentials, door: Door) -> Caller:
+    return Caller(
+        name=f"{turn.caller.name}/{credentials.access_key_id[-4:]}",
+        door=door,
+        surroundings=turn.caller.surroundings,
+        open_door=turn.caller.open_door,
+        access_key_id=credentials.access_key_id,
+    )
 
 
 def _uses(turn: Turn, key: KnownKey) -> tuple[Shape, ...]:

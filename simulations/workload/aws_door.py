@@ -50,7 +50,6 @@ class AwsDoor:
     """One program's. `addresses` says where each node's AWS door is; `wall` is this machine's clock, in nanoseconds."""
 
     kind = "aws"
-    asks_first = False
 
     def __init__(
         self,

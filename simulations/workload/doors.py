@@ -29,11 +29,6 @@ class Door(Protocol):
     def kind(self) -> str: ...
 
     @property
-    def asks_first(self) -> bool:
-        """Whether it is open only once a node has taken the access key."""
-        ...
-
-    @property
     def nodes(self) -> tuple[str, ...]:
         """Those that it can ask, sorted."""
         ...
@@ -67,7 +62,6 @@ class NativeDoor:
     """A `KeyClient` that is open; its request ids come from `request_ids`."""
 
     kind = "native"
-    asks_first = True
 
     def __init__(self, client: KeyClient) -> None:
         self.client = client

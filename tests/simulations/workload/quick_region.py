@@ -91,7 +91,6 @@ class QuickRegion:
 
 class QuickDoor:
     kind = "quick"
-    asks_first = True
     nodes = NODES
 
     def __init__(self, region: QuickRegion, access_key_id: str) -> None:

@@ -175,14 +175,28 @@ async def test_access_key_is_used_withdrawn_and_tried_again() -> None:
     assert not world.workload.shared.failures
 
 
-@pytest.mark.parametrize("fault", ["lets_everybody_in", "lets_nobody_in"])
-async def test_access_key_that_is_taken_wrongly_is_a_failure(fault: str) -> None:
+async def test_access_key_that_is_refused_at_once_is_a_failure() -> None:
     """At the log-in, which is no call that a checker could see."""
     world = QuickWorld()
-    setattr(world.region, fault, True)
+    world.region.lets_nobody_in = True
     await live_of_an_access_key(world)
     [failure] = world.workload.shared.failures
     assert failure.checker == "currency"
+
+
+async def test_withdrawn_access_key_that_may_log_in_is_tried_everywhere() -> None:
+    """What a node then does for it stands in the history, for the checkers."""
+    world = QuickWorld()
+    world.region.lets_everybody_in = True
+    await live_of_an_access_key(world)
+    last = world.history.calls[-len(NODES) :]
+    assert {call.node for call in last} == set(NODES)
+    assert {(call.code, call.access_key_id is None) for call in last} == {("UnrecognizedClientException", False)}
+    world.region.withdrawn.clear()  # As a node that forgot: with an answer it is a violation.
+    [held] = {call.access_key_id for call in last}
+    await world.workload.turn(world.caller("c1", held or "")).ask(ENCRYPT)
+    world.history.calls[-1].access_key_id = held
+    assert [failure.checker for failure in check_currency(world.history)] == ["currency"]
 
 
 # All of it.
