@@ -27,6 +27,7 @@ class Followership:
         now: Instant,
     ) -> None:
         self._core = core
+        self._node = core.node
         self._holder = holder
         self._nonces = nonces
         self._own_wall = own_wall
@@ -51,19 +52,16 @@ class Followership:
         asked), or again what isn't settled.
         """
         leader = self._core.leader
-        if leader is None or leader == self._core.node:
+        if leader is None or leader == self._node:
             return None
-        if not self._has_asked(leader) or now - self._asked_at >= self._renew_ns:
+        has_asked = self._asked == leader and self._asked_term == self._core.term
+        if not has_asked or now - self._asked_at >= self._renew_ns:
             return self._ask(leader, applied, now)
         is_overdue = settled < applied and now - self._reported_at >= self._report_ns
         if applied <= self._reported and not is_overdue:
             return None
         self._reported, self._reported_at = applied, now
         return leader, AppliedReport(self._core.term, applied, settled)
-
-    def _has_asked(self, leader: NodeId) -> bool:
-        """In this term."""
-        return self._asked == leader and self._asked_term == self._core.term
 
     def _ask(self, leader: NodeId, applied: LogIndex, now: Instant) -> tuple[NodeId, LeaseAsk] | None:
         """L1: t0 is `now`, kept here by the nonce; the question leaves later."""

@@ -38,13 +38,14 @@ class Schema:
 class Database:
     """See the module's docstring. Made by `create` and `open`; whoever made it closes it."""
 
-    def __init__(self, disk: Disk, path: Path, unlock: Callable[[], None]) -> None:
+    def __init__(self, disk: Disk, path: Path, unlock: Callable[[], None], wal_pages_large: int) -> None:
         self.path = path
         self.wal_pages = 0
+        self._wal_pages_large = wal_pages_large
         self._disk = disk
         self._unlock = unlock
         self._failed: StoreError | None = None
-        self._checkpoint_at = WAL_PAGES_LARGE
+        self._checkpoint_at = wal_pages_large
         self.writing = threading.RLock()
         self._readers: list[apsw.Connection] = []
         self.writer = self.connect()
@@ -67,7 +68,7 @@ class Database:
                 unlock()
 
     @classmethod
-    def open(cls, disk: Disk, path: Path, schema: Schema) -> "Database":
+    def open(cls, disk: Disk, path: Path, schema: Schema, *, wal_pages_large: int = WAL_PAGES_LARGE) -> "Database":
         """Raises `StoreDamaged`, `StoreFailed` or `StoreLocked`."""
         with store_errors(path):
             if not disk.size(path):
@@ -75,7 +76,7 @@ class Database:
             unlock = _lock(disk, path)
             try:
                 scan_wal(disk, path.with_name(path.name + "-wal"))
-                database = cls(disk, path, unlock)
+                database = cls(disk, path, unlock, wal_pages_large)
             except BaseException:
                 unlock()
                 raise
@@ -146,7 +147,7 @@ class Database:
         """
         with self.writing, store_errors(self.path):
             self.writer.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
-            self._checkpoint_at = self.wal_pages + WAL_PAGES_LARGE
+            self._checkpoint_at = self.wal_pages + self._wal_pages_large
 
     @property
     def wal_is_large(self) -> bool:
@@ -163,7 +164,7 @@ class Database:
 
     def _wal_written(self, _connection: apsw.Connection, _name: str, pages: int) -> int:
         if pages < self.wal_pages:  # Started anew.
-            self._checkpoint_at = WAL_PAGES_LARGE
+            self._checkpoint_at = self._wal_pages_large
         self.wal_pages = pages
         return apsw.SQLITE_OK
 
