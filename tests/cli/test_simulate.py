@@ -58,7 +58,7 @@ def test_a_failure_is_shrunk_and_replayed(capsys: pytest.CaptureFixture[str]) ->
     """1 if something was found; the command that it names finds it again, with the same trace."""
     assert main(["simulate", "--seeds", "1..4"]) == 1
     told, _ = capsys.readouterr()
-    assert "✗ seed 2, toy: a pause after a partition" in told
+    assert re.search(r"✗ seed [24], toy: a pause after a partition", told)
     assert "2 of 4 seeds failed" in told
     [shrunk] = [path for path in re.findall(r"--replay (\S+)", told) if "shrunk" in path]
     assert main(["simulate", "--replay", shrunk]) == 1
@@ -172,7 +172,7 @@ def test_ctrl_c_ends_it_with_what_is_done(tmp_path: Path) -> None:
     assert process.returncode == 130
     assert "7001" in shown
     assert "interrupted: this is what was done until then" in output
-    assert re.search(r"core: \d+ seeds \(2000", output)
+    assert re.search(r"core: \d+ seeds? \(2000", output)
     count = len(told.read_text().splitlines())
     time.sleep(0.5)  # A worker that was left would tell of three more runs.
     assert len(told.read_text().splitlines()) == count

@@ -23,7 +23,7 @@ from keycluster.simulations.campaign.totals import Totals
 from keycluster.simulations.runs import RunSpec, SeedReport, Simulator
 
 DIES, SLOW = 1_013, 2_000  # The toy's.
-SEEDS = 40
+SEEDS = 24
 
 
 @pytest.fixture(params=[3], ids=["patient"])

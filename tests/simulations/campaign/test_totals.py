@@ -1,10 +1,15 @@
 """What runs come to, and when they have shown too little."""
 
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
 from keycluster.cluster.types import SECOND
+from keycluster.simulations.campaign import remote
+from keycluster.simulations.campaign.campaign import CampaignOptions, run_campaign
+from keycluster.simulations.campaign.findings import Findings
+from keycluster.simulations.campaign.pool import Done
 from keycluster.simulations.campaign.totals import Totals
 from keycluster.simulations.faults import FaultKind
 from keycluster.simulations.runs import Failure, RunSpec, SeedReport, Simulator
@@ -36,6 +41,20 @@ def test_sums(totals: Totals, spec: RunSpec) -> None:
     assert (totals.seeds, totals.speed, totals.events_per_s) == (2, 120, 2_000)
     assert totals.faults == {"pause": 3, "loss": 1}
     assert len(totals.failed) == 1
+
+
+def test_what_comes_twice_is_counted_once(
+    spec: RunSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, totals: Totals
+) -> None:
+    """A worker that was thought to be lost may answer after all."""
+    options = CampaignOptions(template=spec, module="toy", count=2, scheduler="tcp://somewhere")
+    twice = [Done(job, report(job.spec), MARKS) for job in options.jobs() for _ in range(2)]
+    monkeypatch.setattr(remote, "completed", lambda *_, **__: (done for done in twice))
+    findings = Findings(tmp_path, module="toy", workers=1, limit_s=1)
+    told: list[int] = []
+    run_campaign(options, totals, findings, lambda one, _: told.append(one.spec.seed))
+    assert told == [1, 2]
+    assert totals.seeds == 2
 
 
 def test_coverage_names_what_was_never_seen(totals: Totals, spec: RunSpec) -> None:

@@ -36,7 +36,7 @@ def run(spec: RunSpec, *, trace: Trace | None = None) -> SeedReport:
     if spec.seed == RAISES:
         raise ValueError("a run's own exception")
     if spec.seed >= SLOW:
-        time.sleep(0.15)
+        time.sleep(0.1)
         with Path(os.environ["TOY_DONE"]).open("a") as file:
             file.write(f"{spec.seed} {os.getppid()}\n")
     return _run(spec, trace or Trace())
