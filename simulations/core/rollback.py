@@ -43,6 +43,7 @@ class RollBacks:
             return False
         self._world.crash(node)
         self._newest[node], machine.disk = machine.disk, copy
+        machine.is_rolled_back = True
         self._world.trace.note(self._world.t, node, "starts on an old disk")
         self._world.start(node)
         demand(machine.member is None, WITNESS, f"{node} runs on an old copy of its disk")
@@ -77,6 +78,7 @@ class RollBacks:
         newest = self._newest.pop(machine.node, None)
         if newest is not None:
             machine.disk = newest
+            machine.is_rolled_back = False
             self._restart_later(machine.node, 0)
 
     def _remove(self, machine: Machine) -> None:
@@ -92,4 +94,5 @@ class RollBacks:
         self._ended = True
         for node, newest in self._newest.items():
             self._world.machines[node].disk = newest
+            self._world.machines[node].is_rolled_back = False
         self._newest.clear()

@@ -14,12 +14,12 @@ from typing import Final
 from keycluster.cluster import marks
 from keycluster.cluster.invariant import InvariantBroken
 from keycluster.cluster.raft.config import RaftConfig
-from keycluster.cluster.raft.messages import EntryKind, Membership, decode_membership_entry
 from keycluster.cluster.replica import StateDiverged
 from keycluster.cluster.types import SECOND, NodeId
 from keycluster.cluster.witness import RolledBack
 from keycluster.simulations.core.contract import DIVERGED
 from keycluster.simulations.core.door import WRITE
+from keycluster.simulations.core.electable import memberships_on
 from keycluster.simulations.core.findings import Found, demand
 from keycluster.simulations.core.machine import Machine
 from keycluster.simulations.core.nemesis import ACTS, Nemesis
@@ -120,7 +120,7 @@ class CoreRun(ServedWorld):
 
     def _draw_majority(self) -> list[NodeId]:
         """Enough of every configuration that anybody may still go by."""
-        memberships = [membership for machine in self.machines.values() for membership in _memberships(machine)]
+        memberships = [membership for machine in self.machines.values() for membership in memberships_on(machine.disk)]
         nodes = list(self.machines)
         self._rng.shuffle(nodes)
         healed: list[NodeId] = []
@@ -212,16 +212,6 @@ class CoreRun(ServedWorld):
         for node, machine in self.machines.items():
             waiting = machine.door.unsettled if self.may_serve(node) and machine.door is not None else []
             demand(not waiting, LIVENESS, f"{node} serves, and {len(waiting)} of its reads wait to be settled")
-
-
-def _memberships(machine: Machine) -> list[Membership]:
-    """All that this disk knows of and that may count: the applied one and those in the log behind it."""
-    disk = machine.disk
-    behind = disk.log.held[max(0, disk.state.index - disk.log.base) :]
-    return [
-        disk.state.membership,
-        *(decode_membership_entry(e.payload).membership for e in behind if e.kind is EntryKind.MEMBERSHIP),
-    ]
 
 
 def failure_of(error: Exception, t: int) -> Failure:

@@ -11,6 +11,7 @@ from keycluster.cluster.raft.messages import Entry, SnapshotMeta
 from keycluster.cluster.raft.ready import IncomingChunk, SnapshotRead
 from keycluster.cluster.replica import ReplicaPersist, ReplicaReady
 from keycluster.cluster.types import MILLISECOND, Instant, LogIndex, NodeId
+from keycluster.simulations.core.electable import require_unelectable
 from keycluster.simulations.core.machine import ANY_LIFE, Machine, TrapKind
 from keycluster.simulations.core.member import Member
 from keycluster.simulations.core.state import AppliedState
@@ -92,7 +93,10 @@ class Storage:
     def apply(self, machine: Machine, member: Member, entries: Sequence[Entry]) -> None:
         """Soon: some of them, together with what else waits."""
         leading = [(m.node, m.leads_in, m.disk.log) for m in self._world.contract.leading.values() if m.leads_in]
+        known = len(self._world.safety.committed)
         self._world.safety.handed_out(machine.node, member.core.term, entries, leading)
+        if len(self._world.safety.committed) > known:
+            require_unelectable(entries[-1], self._world.machines.values())
         member.unapplied += entries
         self._begin_apply(machine)
 
