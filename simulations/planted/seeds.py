@@ -5,6 +5,7 @@ finds something. FOLDER is where the package must come from: it would be of no u
 """
 
 import json
+import os
 import sys
 from dataclasses import replace
 from importlib import import_module
@@ -22,7 +23,10 @@ def main() -> int:
         return 2
     first = RunSpec.from_json(sys.stdin.read())
     run = import_module(f"keycluster.simulations.{first.simulator}.run").run
+    parent = os.getppid()
     for seed in range(first.seed, first.seed + count):
+        if os.getppid() != parent:
+            return 1  # Nobody waits for it any more.
         report = run(replace(first, seed=seed))
         print(json.dumps(report.to_json()), flush=True)
         if report.failures:

@@ -14,7 +14,7 @@ from keycluster.simulations.planted.copies import PACKAGE, package_copy
 from keycluster.simulations.planted.hunt import HuntFails, hunt
 from keycluster.simulations.planted.report import as_markdown, as_text
 
-STAND_IN = '''
+STAND_IN = """
 from keycluster.cluster.types import SECOND
 from keycluster.simulations.runs import Failure, SeedReport
 
@@ -26,7 +26,7 @@ def run(spec, *, trace=None):
     if spec.seed >= 4 and SECOND != 1_000_000_000:
         report.failures += [Failure("other", "seen first"), Failure("time", f"a second has {SECOND} ns")]
     return report
-'''
+"""
 
 BUG = """What: a second is too short
 Rule: SI
