@@ -12,10 +12,7 @@ from state without an entry of its own also needs `may_serve`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final
-
-import msgspec
 
 from keycluster.cluster.acknowledgements import Acknowledgements
 from keycluster.cluster.cluster_time import ClockReading, ClockVerdict, ClusterClock, NoClusterTime
@@ -27,10 +24,24 @@ from keycluster.cluster.marks import Mark
 from keycluster.cluster.peer_messages import ReplicaMessage
 from keycluster.cluster.raft.core import RaftCore
 from keycluster.cluster.raft.errors import NotLeader
-from keycluster.cluster.raft.messages import Entry, HardState, Membership, RaftMessage, SnapshotMeta
-from keycluster.cluster.raft.ready import NOTHING, IncomingChunk, Persist, ReadAnswer, SnapshotRead
-from keycluster.cluster.types import MILLISECOND, SECOND, ClusterTime, Instant, LogIndex, NodeId, Term, WallTime
+from keycluster.cluster.raft.messages import Membership, RaftMessage, SnapshotMeta
+from keycluster.cluster.raft.ready import NOTHING, Persist
+from keycluster.cluster.replica_config import ReplicaConfig, ReplicaConfigInvalid
+from keycluster.cluster.replica_ready import NOTHING_TO_DO, ReplicaPersist, ReplicaReady
+from keycluster.cluster.types import MILLISECOND, ClusterTime, Instant, LogIndex, NodeId, Term, WallTime
 from keycluster.cluster.witness import Acknowledged, RolledBack, Witness
+
+__all__ = [
+    "NOTHING_TO_DO",
+    "NO_STAMP",
+    "Replica",
+    "ReplicaConfig",
+    "ReplicaConfigInvalid",
+    "ReplicaPersist",
+    "ReplicaReady",
+    "Stamp",
+    "StateDiverged",
+]
 
 _LATE_ANSWER = Mark("an answer for a lease comes late, or again, and brings none")
 _NOTICED = Mark("a rolled-back disk is noticed")
@@ -52,60 +63,6 @@ NO_STAMP = ClusterTime(0)  # Before the first stamped command.
 
 class StateDiverged(Exception):
     """This node's applied state differs from the leader's at the same index: it stops and is rebuilt from others."""
-
-
-class ReplicaConfigInvalid(ValueError):
-    """Parameters that don't fit each other."""
-
-
-@dataclass(frozen=True, slots=True)
-class ReplicaConfig:
-    """Times in nanoseconds. `lease_ns` must be equal on all members of a region. r is the core's `drift_ppm`."""
-
-    lease_ns: int = 1 * SECOND
-    """L: how long a member may serve on one answer, and a dead one can hold a write back."""
-    renew_ns: int = 250 * MILLISECOND
-    """A new question is asked this often: L/4 survives two lost ones."""
-    report_ns: int = 60 * MILLISECOND
-    """An applied index that the leader hasn't settled is reported again this often, in case the report was lost."""
-    tick_ns: int = 250 * MILLISECOND
-    """The longest time between ticks: how soon a clock that has been set is noticed where nothing else happens."""
-
-    def validate(self) -> None:
-        """Raises `ReplicaConfigInvalid`."""
-        if not 0 < self.renew_ns <= self.lease_ns // 2:
-            raise ReplicaConfigInvalid("needs 0 < renew_ns <= lease_ns / 2")
-        if not 0 < self.tick_ns <= self.lease_ns // 2:
-            raise ReplicaConfigInvalid("needs 0 < tick_ns <= lease_ns / 2")
-        if self.report_ns <= 0:
-            raise ReplicaConfigInvalid("report_ns must be positive")
-
-
-class ReplicaPersist(msgspec.Struct, frozen=True):
-    """Raft's `Persist` with the table of what members acknowledged, which rides on writes that happen anyway."""
-
-    ticket: int
-    hard_state: HardState | None
-    truncate_from: LogIndex | None
-    entries: tuple[Entry, ...]
-    witness: Mapping[NodeId, Acknowledged] | None  # The whole table; None: as stored before.
-
-
-class ReplicaReady(msgspec.Struct, frozen=True):
-    """Raft's `Ready`, worked off by the same rules; messages to send include those about leases."""
-
-    persist: ReplicaPersist | None = None
-    messages: Sequence[tuple[NodeId, ReplicaMessage]] = ()
-    committed: Sequence[Entry] = ()
-    reads: Sequence[ReadAnswer] = ()
-    snapshots_wanted: Sequence[NodeId] = ()
-    snapshot_reads: Sequence[SnapshotRead] = ()
-    snapshot_chunk: IncomingChunk | None = None
-    snapshot_install: SnapshotMeta | None = None
-
-
-NOTHING_TO_DO: Final = ReplicaReady()
-"""What most inputs lead to: a driver may leave it at that."""
 
 
 class Replica:

@@ -68,15 +68,18 @@ class Database:
                 unlock()
 
     @classmethod
-    def open(cls, disk: Disk, path: Path, schema: Schema, *, wal_pages_large: int = WAL_PAGES_LARGE) -> "Database":
-        """Raises `StoreDamaged`, `StoreFailed` or `StoreLocked`."""
+    def open(cls, disk: Disk, path: Path, schema: Schema, *, wal_pages_large: int | None = None) -> "Database":
+        """`wal_pages_large`: where checkpoints begin, if not at 4 MiB.
+
+        Raises `StoreDamaged`, `StoreFailed` or `StoreLocked`.
+        """
         with store_errors(path):
             if not disk.size(path):
                 raise StoreDamaged(path, "the file is missing or empty")
             unlock = _lock(disk, path)
             try:
                 scan_wal(disk, path.with_name(path.name + "-wal"))
-                database = cls(disk, path, unlock, wal_pages_large)
+                database = cls(disk, path, unlock, wal_pages_large or WAL_PAGES_LARGE)
             except BaseException:
                 unlock()
                 raise

@@ -25,7 +25,7 @@ from keycluster.cluster.invariant import InvariantBroken, require
 from keycluster.cluster.raft.messages import Entry, EntryKind, HardState, SnapshotMeta, entry_bytes
 from keycluster.cluster.seams import Disk
 from keycluster.cluster.store.authentication import MAC_BYTES, LogAuthentication, NotAuthentic, StateKeys
-from keycluster.cluster.store.database import WAL_PAGES_LARGE, Database, Schema
+from keycluster.cluster.store.database import Database, Schema
 from keycluster.cluster.store.errors import StoreDamaged, store_errors
 from keycluster.cluster.types import LogIndex, NodeId, Term
 
@@ -97,7 +97,7 @@ class LogStore:
         return disk.size(folder / FILE_NAME) > 0
 
     @classmethod
-    def open(cls, disk: Disk, folder: Path, keys: StateKeys, *, wal_pages_large: int = WAL_PAGES_LARGE) -> "LogStore":
+    def open(cls, disk: Disk, folder: Path, keys: StateKeys, *, wal_pages_large: int | None = None) -> "LogStore":
         """Blocking: verifies every entry and the chain. Raises `StoreDamaged`, `StoreFailed`, `StoreLocked`."""
         database = Database.open(disk, folder / FILE_NAME, _SCHEMA, wal_pages_large=wal_pages_large)
         try:

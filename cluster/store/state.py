@@ -29,7 +29,7 @@ from keycluster.cluster.raft.messages import Entry, EntryKind, Membership, Snaps
 from keycluster.cluster.seams import Disk
 from keycluster.cluster.store import snapshot
 from keycluster.cluster.store.authentication import SET_MODULUS_MASK, StateAuthentication, StateKeys
-from keycluster.cluster.store.database import WAL_PAGES_LARGE, Database, close_quietly
+from keycluster.cluster.store.database import Database, close_quietly
 from keycluster.cluster.store.errors import store_errors, translated
 from keycluster.cluster.store.rows import SCHEMA, RowReader, StateMeta, encode_meta, verify_state
 from keycluster.cluster.types import LogIndex, NodeId, Term
@@ -237,7 +237,7 @@ class StateStore:
         return disk.size(folder / FILE_NAME) > 0
 
     @classmethod
-    def open(cls, disk: Disk, folder: Path, keys: StateKeys, *, wal_pages_large: int = WAL_PAGES_LARGE) -> "StateStore":
+    def open(cls, disk: Disk, folder: Path, keys: StateKeys, *, wal_pages_large: int | None = None) -> "StateStore":
         """Blocking: verifies every row and the set hash. Raises `StoreDamaged`, `StoreFailed`, `StoreLocked`."""
         database = Database.open(disk, folder / FILE_NAME, SCHEMA, wal_pages_large=wal_pages_large)
         try:
