@@ -220,7 +220,6 @@ def _thinned(marks: Sequence[_Mark], everywhere_ns: int, near: Sequence[tuple[in
         if (
             before is not None
             and is_short
-            and not mark.stays
             and mark.start_ns - before.end_ns < point_ns
             and mark.end_ns - before.start_ns < point_ns * 2
         ):
@@ -240,7 +239,7 @@ def _thinned(marks: Sequence[_Mark], everywhere_ns: int, near: Sequence[tuple[in
             titles=[mark.title],
         )
         kept.append(copy)
-        if not mark.stays:
+        if not mark.stays:  # Nothing is merged into it, then; and its class is no other mark's.
             last[mark.css, mark.top] = copy
     return kept
 

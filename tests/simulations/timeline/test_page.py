@@ -121,6 +121,19 @@ def test_fifty_thousand_records_are_thinned() -> None:
     assert "more</title>" in text
 
 
+def test_calls_of_any_finding_stay_apart() -> None:
+    """Also of the tenth, near which the drawing is as coarse as elsewhere."""
+    records: list[tuple[int, str, str, tuple[Detail, ...]]] = [
+        (at, f"c{at % 9}", what, detail)
+        for at in range(30_000)
+        for what, detail in ((What.CALL, (at, "Encrypt", "k")), (What.RETURNS, (at, "ok", "n1")))
+    ]
+    records += [(number * 100, "nemesis", What.OFFENCE, ("currency", "found", number)) for number in range(9)]
+    records.append((29_999, "nemesis", What.OFFENCE, ("currency", "found", 20_000, 20_009, 20_018)))
+    page, _ = page_of(*sorted(records, key=lambda record: record[0]))
+    assert page.classes().count("call ok offends") == 12
+
+
 def test_a_run_without_records_is_a_page_too() -> None:
     """One that died at once."""
     page, _ = page_of(failures=[Failure("exception", "at once")])
