@@ -38,6 +38,7 @@ from keycluster.simulations.workload.workload import Workload
 SUPPORTED: Final[tuple[FaultKind, ...]] = tuple(kind for kind in FaultKind if kind in STRIKES)
 
 GAP_SCALE: Final = 4.0  # A process that was killed takes a second or two to be back.
+EPOCH_NS: Final = 20 * SECOND  # Then other faults come.
 BEGIN_S_MAX: Final = 60.0
 PROOF_S: Final = 20.0
 BLOBS_MAX: Final = 200  # Of the ciphertexts of a run, opened again at its end.
@@ -80,7 +81,9 @@ def run_in(folder: Path, torture: Torture, *, progress: Progress | None = None) 
     content = make_region(folder, nodes=spec.nodes)
     try:
         trio.run(_Run(folder, content, torture, progress).run)
-    except BaseExceptionGroup as group:
+    except Exception as error:  # noqa: BLE001  # A fault of ours; what was seen until then is worth keeping.
+        report.failures.append(Failure("torture", "".join(traceback.format_exception(error))))
+    except BaseExceptionGroup as group:  # A nursery wraps Ctrl-C.
         if group.split(KeyboardInterrupt)[1] is None:
             raise KeyboardInterrupt from None
         raise
@@ -90,6 +93,18 @@ def run_in(folder: Path, torture: Torture, *, progress: Progress | None = None) 
         report.operations.update(f"{call.operation} {call.kind.value}" for call in torture.history.calls)
         report.trace_sha256 = torture.trace.sha256()
         report.wall_s = time.perf_counter() - began
+
+
+def draw_faults(spec: RunSpec) -> tuple[Fault, ...]:
+    """The whole schedule. A seed of `draw_schedule` leaves half of the kinds out, so a long run takes many of them."""
+    kinds = SUPPORTED if spec.kinds is None else spec.kinds
+    faults: list[Fault] = []
+    for begins in range(0, spec.time_ns, EPOCH_NS):
+        rng = random.Random(f"torture/{spec.seed}/{begins}")
+        time_ns = min(EPOCH_NS, spec.time_ns - begins)
+        drawn = draw_schedule(rng.getrandbits(48), time_ns=time_ns, kinds=kinds, gap_scale=GAP_SCALE)
+        faults += [replace(fault, number=len(faults) + fault.number, at_ns=begins + fault.at_ns) for fault in drawn]
+    return tuple(faults)
 
 
 def judge(history: History, *, known_keys: Collection[str] = ()) -> list[Failure]:
@@ -122,10 +137,7 @@ class _Run:
         drawn = draw_plan(
             spec.seed, clients=spec.clients or CLIENTS_DEFAULT, rate_per_s=spec.operations_per_s or RATE_DEFAULT
         )
-        faults = spec.faults
-        if faults is None:
-            kinds = SUPPORTED if spec.kinds is None else spec.kinds
-            faults = draw_schedule(spec.seed, time_ns=spec.time_ns, kinds=kinds, gap_scale=GAP_SCALE)
+        faults = draw_faults(spec) if spec.faults is None else spec.faults
         report.drawn = replace(
             spec, nodes=len(region.nodes), clients=drawn.clients, operations_per_s=drawn.rate_per_s, faults=faults
         )

@@ -9,14 +9,17 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from keycluster.cluster.types import SECOND
 from keycluster.simulations.checkers.history import History, ok
 from keycluster.simulations.planted.bugs import FOLDER, read_bug
 from keycluster.simulations.planted.copies import patched_copy
-from keycluster.simulations.torture.run import judge
+from keycluster.simulations.runs import RunSpec, Simulator
+from keycluster.simulations.torture.run import SUPPORTED, draw_faults, judge
 
 ENDS_S_MAX = 100.0
 FULL = os.environ.get("KEYCLUSTER_TESTS") == "full"
@@ -53,6 +56,18 @@ def _running_in(folder: Path) -> list[str]:
         if str(folder) in words and f"/{os.getpid()}/" not in str(file):
             found.append(words)
     return found
+
+
+def test_schedule_is_the_seed_s_and_brings_all_kinds_in_time() -> None:
+    """In order, each fault with a number of its own, within the time; other kinds in each part of a long run."""
+    spec = RunSpec(Simulator.TORTURE, seed=1, time_ns=600 * SECOND)
+    faults = draw_faults(spec)
+    assert faults == draw_faults(spec) != draw_faults(replace(spec, seed=2))
+    assert [fault.number for fault in faults] == list(range(len(faults)))
+    assert [fault.at_ns for fault in faults] == sorted(fault.at_ns for fault in faults)
+    assert faults[-1].at_ns < spec.time_ns
+    assert {fault.kind for fault in faults} == set(SUPPORTED)
+    assert draw_faults(replace(spec, kinds=())) == ()
 
 
 def test_region_stands_it_and_nothing_is_left(tmp_path: Path) -> None:
@@ -115,10 +130,11 @@ def test_folder_that_dev_can_t_use_is_refused_in_one_line(tmp_path: Path) -> Non
 
 @pytest.mark.skipif(not FULL, reason="half a minute of real processes; KEYCLUSTER_TESTS=full")
 def test_planted_bug_is_found(tmp_path: Path) -> None:
-    """Nodes that keep what they have cached, in spite of changes: contract 2 is broken, with or without faults."""
+    """Nodes that keep what they have cached, in spite of changes: contract 2 is broken, also in fair weather."""
     bug = read_bug(FOLDER / "cache-not-invalidated.patch")
     folder = tmp_path / "region"
-    with patched_copy(bug) as copy, _torture(folder, "--time", "15", "--seed", "5", "--json", path=copy) as process:
+    options = ("--time", "10", "--faults", "none", "--json")
+    with patched_copy(bug) as copy, _torture(folder, *options, path=copy) as process:
         said, told = process.communicate(timeout=ENDS_S_MAX)
     assert process.returncode == 1, said + told
     assert "currency" in {failure["checker"] for failure in json.loads(said)["failures"]}
