@@ -305,13 +305,15 @@ class Node:
         return tuple(warnings)
 
 
-def open_stores(config: NodeConfig, secrets: NodeSecrets, *, world: World) -> Stores:
+def open_stores(
+    config: NodeConfig, secrets: NodeSecrets, *, world: World, wal_pages_large: int | None = None
+) -> Stores:
     """Opens and verifies both databases. Blocking. Raises StoreError: the node must not start then."""
     keyring = secrets.keyring()
     keys = keyring.state_keys(keyring.newest)
-    state_log = LogStore.open(world.disk, config.data / LOG_FOLDER, keys)
+    state_log = LogStore.open(world.disk, config.data / LOG_FOLDER, keys, wal_pages_large=wal_pages_large)
     try:
-        state = StateStore.open(world.disk, config.data / STATE_FOLDER, keys)
+        state = StateStore.open(world.disk, config.data / STATE_FOLDER, keys, wal_pages_large=wal_pages_large)
         join_up(state_log, state, folder=config.data)
     except BaseException:
         state_log.close()

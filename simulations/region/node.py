@@ -168,6 +168,7 @@ class SimNode:
         self.excuses: set[Excuse] = set()
         self.versions = SPOKEN
         self.retention = DEFAULT_RETENTION
+        self.wal_pages_large: int | None = None
         self.life: Life | None = None
         self.lives = 0
         self._delays_s: dict[int, float] = {}
@@ -314,7 +315,7 @@ class SimNode:
         try:
             seal = open_seal(config, disk=world.disk)
             secrets = open_secrets(seal, region=config.region, node=config.node, data=config.data, disk=world.disk)
-            stores = open_stores(config, secrets, world=world)
+            stores = open_stores(config, secrets, world=world, wal_pages_large=self.wal_pages_large)
         except BaseException:
             unlock()
             raise

@@ -32,6 +32,7 @@ from keycluster.node.dispatch import AdminCall
 from keycluster.node.founding import found_region
 from keycluster.node.join_token import JoinToken, parse_join_token
 from keycluster.node.joining import JoinFailed, join_region
+from keycluster.node.raft_driver import DEFAULT_RETENTION
 from keycluster.simulations.disk import CrashDisk
 from keycluster.simulations.region.clock import SimClock
 from keycluster.simulations.region.logs import captured_logs
@@ -109,6 +110,9 @@ class SimRegion:
         """Nobody starts these any more."""
         self.client_ca = b""  # DER.
         self.azs = 1
+        self.retention = DEFAULT_RETENTION
+        self.wal_pages_large: int | None = None
+        """Of nodes that start from now on: how much of the log is kept, and where checkpoints begin."""
         self.members_move = False
         """Whether anybody joined or left since it was put up, or tried to."""
         self.unfinished: dict[NodeId, tuple[SimNode, JoinToken]] = {}
@@ -141,7 +145,7 @@ class SimRegion:
             wall_offset_ns=self._wall_ns + rng.randint(-SKEW_NS_MAX, SKEW_NS_MAX),
         )
         self.network.links.place(name, az)
-        return SimNode(
+        node = SimNode(
             _config(name, az=az, role=role),
             disk=CrashDisk(rng.getrandbits(48)),
             clock=clock,
@@ -151,6 +155,8 @@ class SimRegion:
             watch=self.checks,
             seed=self._seed,
         )
+        node.retention, node.wal_pages_large = self.retention, self.wal_pages_large
+        return node
 
     def put_up(self, shape: RegionShape, files: Mapping[NodeId, Mapping[Path, bytes]], client_ca: bytes) -> None:
         """Machines of a region that was made before; all start."""

@@ -17,6 +17,7 @@ from typing import Final
 import trio
 
 from keycluster.cluster.marks import all_marks, forget_hits
+from keycluster.node.raft_driver import DEFAULT_RETENTION, LogRetention
 from keycluster.simulations.checkers.check import check_all
 from keycluster.simulations.checkers.history import History
 from keycluster.simulations.faults import Fault, FaultKind, draw_schedule
@@ -46,6 +47,10 @@ LEARNERS: Final = (0, 0, 1, 2)
 AZS: Final = (3, 3, 3, 2, 1)
 
 
+RETENTIONS: Final = (DEFAULT_RETENTION, LogRetention(kept=8, kept_longest=64, slack=8), LogRetention(64, 256, 16))
+"""Logs that are cut early make members that lag need snapshots."""
+WAL_PAGES: Final = (30, 100, 300)
+"""Where checkpoints begin: a short run shall see many, and what nodes scan when they start shall be short."""
 PROOF_S: Final = 15.0
 BLOBS_MAX: Final = 200  # Of the ciphertexts of a run, opened again at its end.
 DAYS_LATER: Final = (0, 0, 8, 31, 120)
@@ -57,6 +62,8 @@ class _Drawn:
     """All that the seed decides before the run begins."""
 
     shape: RegionShape
+    retention: LogRetention
+    wal_pages_large: int
     faults: tuple[Fault, ...]
     plan: Plan
 
@@ -96,7 +103,13 @@ def _draw(spec: RunSpec) -> _Drawn:
     if faults is None:
         kinds = SUPPORTED if spec.kinds is None else [kind for kind in spec.kinds if kind in STRIKES]
         faults = draw_schedule(spec.seed, time_ns=spec.time_ns, kinds=kinds, gap_scale=GAP_SCALE)
-    return _Drawn(shape, faults, draw_plan(spec.seed, clients=spec.clients, rate_per_s=spec.operations_per_s))
+    return _Drawn(
+        shape=shape,
+        retention=rng.choice(RETENTIONS),
+        wal_pages_large=rng.choice(WAL_PAGES),
+        faults=faults,
+        plan=draw_plan(spec.seed, clients=spec.clients, rate_per_s=spec.operations_per_s),
+    )
 
 
 class _Run:
@@ -123,6 +136,7 @@ class _Run:
     async def _run_in(self, region: SimRegion) -> None:
         drawn, template, spec = self._drawn, self._template, self._spec
         nemesis = Nemesis(region, strikes=STRIKES, trace=self._trace)
+        region.retention, region.wal_pages_large = drawn.retention, drawn.wal_pages_large
         region.put_up(template.shape, template.files, template.client_ca)
         with trio.move_on_after(BEGIN_S_MAX) as beginning:
             await region.all_serve(template.shape)
