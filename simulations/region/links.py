@@ -264,7 +264,7 @@ class Links:
         for link in self._links.values():
             if link.target == name:
                 link.target_down = name in self._down
-                self._blocked_anew(link)
+                link.update(self.wire.now_ns)
 
     def _blocked_anew(self, link: Link) -> None:
         if link.update(self.wire.now_ns):

@@ -343,7 +343,7 @@ def _accept_client(stream: SimStream, dial: _Dial, listener: _Listener) -> bool:
     if dial.identity is None:
         return False
     certificate = dial.identity.certificate
-    if trust.why_refused(certificate, listener.client_ca) is not None or not trust.may_be_client(certificate):
+    if trust.why_refused(certificate, listener.client_ca) is not None:
         return False
     stream.peer_certificate = certificate
     stream.peer_public_key = trust.public_key_shown(certificate)

@@ -30,8 +30,9 @@ _END = b""
 class Pipe:
     """One direction of a connection: what was sent and isn't read yet."""
 
-    __slots__ = ("_backoff_ns", "_dropped", "_flight", "_last_at", "_links", "_retrying", "_stalled", "_unacked_since",
-                 "_wire", "back", "link", "receiver", "sender", "unanswered_ns", "unread")  # fmt: skip
+    __slots__ = ("_backoff_ns", "_dropped", "_flight", "_last_at", "_links", "_orphaned", "_retrying", "_stalled",
+                 "_unacked_since", "_wire",
+                 "back", "link", "receiver", "sender", "unanswered_ns", "unread")  # fmt: skip
 
     def __init__(self, links: "Links", sender: SimStream, receiver: SimStream, unanswered_ns: int | None) -> None:
         self.link: Link = links.link(sender.name, receiver.name)
@@ -49,6 +50,7 @@ class Pipe:
         self._backoff_ns = 0
         self._unacked_since: int | None = None
         self._dropped = False
+        self._orphaned = False
 
     @property
     def under_way(self) -> bool:
@@ -75,6 +77,12 @@ class Pipe:
         """Nobody will send what is under way again, and it is lost."""
         self._dropped = True
         self._flight.clear()
+
+    def orphan(self) -> None:
+        """The sender's machine is gone: what has left it may arrive, and what doesn't get through is lost."""
+        self._orphaned = True
+        if self._stalled or self.link.rng.random() < RESET_LOSES_CHANCE:
+            self.drop()
 
     def was_read(self, count: int) -> None:
         self.unread -= count
@@ -121,7 +129,6 @@ class Pipe:
                 receiver.take_end()
             elif self.link.pieces and len(item) > 1 and self.link.rng.random() < self.link.pieces:
                 receiver.take(self._break_piece(item))
-                break
             else:
                 receiver.take(item)
         if self.back.blocked:
@@ -158,8 +165,8 @@ class Pipe:
         self._await_acknowledgement()
 
     def _await_acknowledgement(self) -> None:
-        if self.back.target_down:
-            self.drop()  # The sender's machine is down itself: nobody sends again.
+        if self._orphaned:
+            self.drop()
             return
         if self._unacked_since is None:
             self._unacked_since = self._wire.now_ns
@@ -172,9 +179,6 @@ class Pipe:
 
     def _retry(self) -> None:
         if self._dropped:
-            return
-        if self.back.target_down:
-            self.drop()
             return
         if not self.link.blocked:
             self.link.held.pop(self, None)

@@ -140,8 +140,7 @@ class SimStream:
             self._leave(unread=bool(self._arrived) or self.outgoing.link.rng.random() < RESET_LOSES_CHANCE)
         else:
             self.gone = True
-            if self.outgoing.link.rng.random() < RESET_LOSES_CHANCE:
-                self.outgoing.drop()
+            self.outgoing.orphan()
             self._connection.end_gone()
         self._wake()
 

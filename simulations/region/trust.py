@@ -8,7 +8,6 @@ import ipaddress
 from functools import lru_cache
 
 from cryptography import x509
-from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from keycluster.cluster.invariant import require
 from keycluster.cluster.seams import TlsIdentity
@@ -31,17 +30,6 @@ def why_refused(certificate: bytes, authority: bytes) -> str | None:
     except CertificateRefused as refusal:
         return str(refusal)
     return None
-
-
-@lru_cache(maxsize=1024)
-def may_be_client(certificate: bytes) -> bool:
-    """Whether it may be shown by who dials."""
-    extensions = x509.load_der_x509_certificate(certificate).extensions
-    try:
-        usages = extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
-    except x509.ExtensionNotFound:
-        return False
-    return ExtendedKeyUsageOID.CLIENT_AUTH in usages
 
 
 @lru_cache(maxsize=1024)

@@ -147,6 +147,21 @@ def test_cut_of_acknowledgements_breaks_the_sender_alone_at_first() -> None:
     run(main)
 
 
+def test_cuts_of_both_directions_count_together() -> None:
+    """No sign of life can come from the first on, though the second begins later."""
+
+    async def main(machines: Machines) -> None:
+        dialled, _ = machines.connect("n1", "n2")
+        await trio.sleep(10)
+        machines.links.cut("n1", "n2")
+        machines.wire.after(1_900_000_000, machines.links.cut, "n2", "n1")
+        with pytest.raises(trio.BrokenResourceError, match="no sign of life"):
+            await dialled.receive_some(1)
+        assert 12.9 < trio.current_time() < 13.2
+
+    run(main)
+
+
 @pytest.mark.parametrize("idle", [True, False])
 def test_short_cut_delays_and_breaks_nothing(idle: bool) -> None:
     """What was sent into it arrives with the next retransmission."""
@@ -188,7 +203,7 @@ def test_clogged_bytes_arrive_soon_after_the_clog() -> None:
         dialled, accepted = machines.connect("n1", "n2")
         machines.links.clog("n1", "n2")
         await dialled.send_all(b"one")
-        await trio.sleep(1)
+        await trio.sleep(1.6)  # The next retransmission would come too late for the two seconds.
         await dialled.send_all(b"two")
         machines.links.unclog("n1", "n2")
         await trio.sleep(0.01)
@@ -215,6 +230,7 @@ def test_close_lets_sent_bytes_arrive_and_then_the_end() -> None:
             await dialled.receive_some(1)
         with pytest.raises(trio.ClosedResourceError):
             await dialled.send_all(b"!")
+        await trio.sleep(10)
         await accepted.send_all(b"anybody there?")
         await trio.sleep(0.1)
         with pytest.raises(trio.BrokenResourceError):
@@ -345,6 +361,25 @@ def test_machine_that_dies_falls_silent() -> None:
                 await dialled.receive_some(1)
             assert within[0] < trio.current_time() - began < within[1]
             machines.links.up("n2")
+
+    run(main)
+
+
+def test_dead_machine_sends_nothing_again() -> None:
+    """What it had sent into a cut is lost with it, also once it is up again and the cut is over."""
+
+    async def main(machines: Machines) -> None:
+        for number in range(10):
+            dialled, accepted = machines.connect("n1", "n2")
+            machines.links.cut("n2", "n1")
+            await accepted.send_all(b"lost")
+            await trio.sleep(0.0001 if number % 2 else 0.1)
+            machines.links.down("n2", machine=True)
+            await trio.sleep(0.01)
+            machines.links.up("n2")
+            machines.links.heal("n2", "n1")
+            with pytest.raises(trio.BrokenResourceError):
+                await dialled.receive_some(10)
 
     run(main)
 
