@@ -104,6 +104,10 @@ class NodeWatch(Protocol):
 
     def stepped(self, node: "SimNode") -> None: ...
 
+    def paused(self, node: "SimNode") -> None: ...
+
+    def resumed(self, node: "SimNode") -> None: ...
+
     def stopped(self, node: "SimNode", why: str) -> None:
         """A crash, or told to."""
         ...
@@ -258,12 +262,14 @@ class SimNode:
         self.disk.delay_s = DISK_S + sum(self._delays_s.values())
 
     def pause(self) -> None:
-        if self.life is not None:
+        if self.life is not None and not self.is_paused:
             self.life.process.pause()
+            self._watch.paused(self)
 
     def resume(self) -> None:
-        if self.life is not None:
+        if self.life is not None and self.is_paused:
             self.life.process.resume()
+            self._watch.resumed(self)
 
     async def is_gone(self) -> None:
         """Returns once nothing of any life of it is left: no task, no open file."""

@@ -117,6 +117,12 @@ class StateChecks:
             self._look_at_serving(node)
         self.on_move()
 
+    def paused(self, node: SimNode) -> None:
+        self.note(node, What.PAUSES)
+
+    def resumed(self, node: SimNode) -> None:
+        self.note(node, What.RESUMES)
+
     def stopped(self, node: SimNode, why: str) -> None:
         was_told = why == "stop"
         self.note(node, What.STOPS if was_told else What.CRASHES, why)

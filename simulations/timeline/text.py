@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from keycluster.cluster.types import SECOND
 from keycluster.simulations.timeline.model import Lane, LaneKind, Span, SpanKind, Timeline, duration, seconds
+from keycluster.simulations.trace import What
 
 WIDTH = 132
 SIDE_WIDTH = 26  # Of the nemesis' column, and of the clients'.
@@ -20,7 +21,8 @@ NODE_WIDTH_MIN, NODE_WIDTH_MAX = 12, 16
 ROWS_MAX = 400
 ROWS_AT_START = 60
 ROWS_BEFORE, ROWS_AFTER = 260, 60  # The first finding.
-FEW = 30  # Records of one kind that are still worth rows of their own.
+FEW = 30  # Records of one kind that are still worth rows of their own,
+QUIET = {What.APPLIES, What.SETTLED, "info"}  # but never these: they only say that all is well.
 
 OUTCOMES = ("ok", "refused", "failed", "unknown")  # In the order in which they are told.
 
@@ -98,7 +100,7 @@ def _events(timeline: Timeline, nodes: list[Lane]) -> list[_Event]:
             if span.kind in _ENDS and span.end_ns in turns:
                 events[-1].text = ""  # That the process has ended says it.
         for moment in lane.moments:
-            if kinds[moment.what] <= FEW:
+            if kinds[moment.what] <= FEW and moment.what not in QUIET:
                 events.append(_Event(moment.at_ns, column, _cut(f"{moment.what} {moment.text}".strip()), lane))
     for offence in timeline.offences:
         events.append(_Event(offence.at_ns, None, f"✗ {offence.checker}: {offence.message.partition(chr(10))[0]}"))
