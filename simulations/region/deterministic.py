@@ -21,6 +21,7 @@ import hashlib
 import inspect
 import itertools
 import random
+import warnings
 from collections.abc import Awaitable, Callable, Collection, Iterator, MutableSequence
 from contextlib import ExitStack, contextmanager
 from heapq import heappush
@@ -31,6 +32,7 @@ from typing import Any, NoReturn, Protocol, TypeVar
 import trio
 from trio._core import _entry_queue, _io_epoll, _run
 
+from keycluster.cluster.invariant import require
 from keycluster.cluster.types import SECOND
 from keycluster.simulations.region.guards import SeamBypassed, guarded
 
@@ -184,7 +186,7 @@ class Loop:
         if self._failure_told and runner.main_task is not None:
             take_off_shields(runner.main_task._cancel_status)
             if not runner.runq:
-                self.raise_failure()  # Leaves trio in disorder, which is better than going on for ever.
+                self.raise_failure()  # Tasks are left where they are: better than going on for ever.
 
     def _tell_failure(self, runner: _run.Runner) -> None:
         main, failure = runner.main_task, self._failure
@@ -232,6 +234,7 @@ def run_deterministically(
     """
     global _current  # noqa: PLW0603 (one run at a time, as with trio itself)
     _require_known_trio()
+    require(EVERY_PATCH.issuperset(leave_out), f"there are no such patches: {leave_out}")
     if _current is not None:
         raise RuntimeError("a deterministic run inside another")
     loop = Loop()
@@ -248,9 +251,23 @@ def run_deterministically(
 
         try:
             result = trio.run(guarded_main, clock=loop.clock)
+        except BaseException as error:
+            _abandon(error)
+            raise
         finally:
             loop.raise_failure()
     return result
+
+
+def _abandon(error: BaseException) -> None:
+    """Has trio clean up after an exception out of `Loop.step`, which leaves its loop suspended, for the next run."""
+    trace = error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_code is _run.run.__code__:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", RuntimeWarning)  # It says that this is no way to end.
+                trace.tb_frame.f_locals["gen"].close()
+        trace = trace.tb_next
 
 
 def _forget_loop() -> None:

@@ -1,5 +1,6 @@
 """Runs repeat, in any process; each patch is needed; what would reach past the seams fails loudly."""
 
+import gc
 import os
 import random
 import secrets
@@ -21,6 +22,7 @@ from trio._core import _run
 
 from keycluster.simulations.region import deterministic
 from keycluster.simulations.region.deterministic import (
+    EVERY_PATCH,
     SeamBypassed,
     Stuck,
     UnknownTrio,
@@ -60,22 +62,27 @@ def test_busy_program_gives_one_trace_after_other_runs() -> None:
     del disturbance
 
 
-@pytest.mark.parametrize(
-    ("patch", "part"),
-    [
-        ("order of batches", busy_program.waits_for_idleness),
-        ("order of tasks", busy_program.cancelled_tasks),
-        ("order of scopes", busy_program.cancelled_scopes),
-        ("order of deadlines", busy_program.equal_deadlines),
-        ("garbage", busy_program.garbage),
-    ],
-)
+SHOWN_BY = {
+    "order of batches": busy_program.waits_for_idleness,
+    "order of tasks": busy_program.cancelled_tasks,
+    "order of scopes": busy_program.cancelled_scopes,
+    "order of deadlines": busy_program.equal_deadlines,
+    "garbage": busy_program.garbage,
+}
+
+
+def test_every_patch_has_a_part_of_the_program() -> None:
+    """None may be added without its reason."""
+    assert SHOWN_BY.keys() == EVERY_PATCH
+
+
+@pytest.mark.parametrize(("patch", "part"), SHOWN_BY.items())
 def test_each_patch_is_needed(patch: str, part: Callable[[busy_program.Note], object]) -> None:
     """The same part of the program repeats with all patches, and doesn't without the one that is for it."""
 
     def traces(*, leave_out: frozenset[str]) -> set[str]:
         found = set()
-        for _ in range(8):
+        for _ in range(6):
             disturbance = busy_program.disturb_memory()
             found.add(busy_program.run(part, leave_out=leave_out))
             del disturbance
@@ -153,6 +160,22 @@ def test_run_that_never_leaves_an_instant_is_stuck(monkeypatch: pytest.MonkeyPat
 
     with pytest.raises(Stuck, match=r"at 0\.5"):
         run_deterministically(main, seed=1)
+
+
+def test_run_that_cannot_be_ended_leaves_room_for_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tasks that don't even end when cancelled are left behind, and cost a campaign one seed."""
+    monkeypatch.setattr(deterministic, "PASSES_AT_AN_INSTANT_MAX", 1_000)
+    monkeypatch.setattr(sys, "unraisablehook", lambda _: None)  # What is left behind complains when it is collected.
+
+    async def main() -> None:
+        while True:
+            with suppress(Stuck):
+                await trio.lowlevel.cancel_shielded_checkpoint()
+
+    with pytest.raises(Stuck):
+        run_deterministically(main, seed=1)
+    run_deterministically(trio.lowlevel.checkpoint, seed=1)
+    gc.collect()
 
 
 def test_failure_out_of_a_callback_ends_the_run() -> None:
