@@ -16,6 +16,7 @@ Nesting ends where Python's recursion limit does; sizes are bounded by the doors
 
 import json
 from collections.abc import Callable
+from functools import cache
 from types import UnionType
 from typing import Any, Final, Generic, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -41,9 +42,7 @@ class StrictDecoder(Generic[T]):
     `ValidationException` (a required member missing or null, a constraint broken), whatever comes."""
 
     def __init__(self, kind: type[T]) -> None:
-        require(not _has_floats(kind), f"{kind.__name__} has floats, which msgpack may write shorter than msgspec does")
-        loose = _all_optional(kind)
-        self._validator = Validator(kind)
+        loose, self._validator = _made_for(kind)
         self._msgpack = msgspec.msgpack.Decoder(kind)
         self._json = msgspec.json.Decoder(kind)
         self._loose_msgpack = msgspec.msgpack.Decoder(loose)
@@ -84,6 +83,13 @@ class StrictDecoder(Generic[T]):
         _refuse_duplicates(walk, content)
         self._validator.check(incomplete)
         raise SerializationException(MALFORMED_TEXT)
+
+
+@cache
+def _made_for(kind: type[msgspec.Struct]) -> tuple[type[msgspec.Struct], Validator]:
+    """What takes long to make: a tenth of a node's start, and simulations start hundreds in one process."""
+    require(not _has_floats(kind), f"{kind.__name__} has floats, which msgpack may write shorter than msgspec does")
+    return _all_optional(kind), Validator(kind)
 
 
 def _refuse_duplicates(walk: Callable[[bytes], None], content: bytes) -> None:
