@@ -167,6 +167,7 @@ class _Run:
                 region.checks.found("liveness", f"what is due {days} days later isn't done")
         await work.last_look(blobs_max=BLOBS_MAX)
         region.checks.look_on_disks()
+        region.checks.look_at_doors()
 
     def judge(self) -> None:
         """By what clients saw."""

@@ -28,6 +28,8 @@ HASH_BYTES = 8
 
 _LEADERS, _ENTRIES, _DIGESTS = "leaders", "entries", "digests"
 _SETTLED, _ENDINGS, _LOG = "settled", "endings", "log"
+_PROTOCOL = "protocol"
+_MALFORMED = "SerializationException"
 
 
 class StateChecks:
@@ -66,6 +68,13 @@ class StateChecks:
         """At the end."""
         for node in self.nodes.values():
             self.secrecy.look_on_disk(node)
+
+    def look_at_doors(self) -> None:
+        """At the end: no byte is changed on its way here, and no client of ours sends what isn't the protocol."""
+        for node in self.nodes.values():
+            malformed = node.running.gate.refusals[_MALFORMED] if node.running is not None else 0
+            if malformed:
+                self.found(_PROTOCOL, f"{node.name} refused {malformed} times what its clients sent as malformed")
 
     # As NodeWatch
 
