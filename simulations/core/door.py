@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from keycluster.cluster.cluster_time import NoClusterTime
-from keycluster.cluster.raft.errors import NotLeader, RaftError
+from keycluster.cluster.marks import Mark
+from keycluster.cluster.raft.errors import NotLeader, ProposalsFull, RaftError
 from keycluster.cluster.raft.messages import Entry
 from keycluster.cluster.raft.ready import ReadAnswer, ReadState
 from keycluster.cluster.types import Instant, LogIndex, NodeId, Term, WallTime
@@ -23,6 +24,10 @@ from keycluster.simulations.core.safety import RaftSafety
 
 if TYPE_CHECKING:
     from keycluster.simulations.core.machine import Machine
+
+_FULL = Mark("a change is refused: too much is uncommitted", within=("core",))
+_UNCONFIRMED = Mark("a read by ReadIndex fails", within=("core",))
+_TAKEN = Mark("a leader's proposal is overtaken, in its place or by its own repeat", within=("core",))
 
 NOTHING = LogIndex(0)
 READ_INDEX = "read-index"
@@ -135,6 +140,9 @@ class Door:
             index = machine.member.replica.propose([request.command], now, wall)
         except NotLeader as refusal:
             self._refuse(request, refusal.leader_hint)
+        except ProposalsFull:
+            _FULL.hit()
+            self._refuse(request, None)
         except (RaftError, NoClusterTime):
             self._refuse(request, None)
         else:
@@ -164,6 +172,7 @@ class Door:
                 )
                 self._to_read.append((answer.index, request))
             else:
+                _UNCONFIRMED.hit()
                 self._refuse(request, None)
         self._read_confirmed()
 
@@ -193,6 +202,7 @@ class Door:
                 waiting.outcome = made
             else:
                 # Another entry took the place; or the caller has gone on, and it is a late repeat.
+                _TAKEN.hit()
                 del self.in_log[entry.index]
                 self._refuse(waiting.request, None)
 

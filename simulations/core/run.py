@@ -13,7 +13,6 @@ from typing import Final
 
 from keycluster.cluster import marks
 from keycluster.cluster.invariant import InvariantBroken
-from keycluster.cluster.raft.config import RaftConfig
 from keycluster.cluster.replica import StateDiverged
 from keycluster.cluster.types import SECOND, NodeId
 from keycluster.cluster.witness import RolledBack
@@ -71,7 +70,7 @@ class CoreRun(ServedWorld):
             operations_per_s=shape.operations_per_s,
             voters=shape.voters,
             learners=shape.learners,
-            raft=RaftConfig(drift_ppm=shape.drift_ppm),
+            raft=shape.raft(),
             network=shape.network(),
             trace=trace,
         )

@@ -3,6 +3,7 @@
 import random
 from dataclasses import dataclass, replace
 
+from keycluster.cluster.raft.config import RaftConfig
 from keycluster.cluster.types import SECOND, NodeId
 from keycluster.simulations.core.network import Network
 from keycluster.simulations.faults import Fault, FaultKind, draw_schedule
@@ -14,6 +15,17 @@ AZS = (3, 3, 4, 5)
 CLIENTS = (1, 2, 3, 4, 6)
 OPERATIONS_PER_S = (5.0, 10.0, 20.0, 20.0, 50.0)
 DRIFT_PPM = (1_000, 1_000, 1_000, 90_000)  # Wide, and all members configured so: then nothing else hides it.
+TIGHT_CHANCE = 0.3  # That windows and caps are so small that they fill up.
+TIGHT = RaftConfig(
+    append_bytes_max=200,
+    inflight_messages_max=2,
+    inflight_bytes_max=400,
+    uncommitted_bytes_max=1_500,
+    apply_bytes_max=300,
+    tail_bytes_max=500,
+    snapshot_chunk_bytes=40_000,
+    reads_pending_max=2,
+)
 WALL_OFFSET_NS_MAX = 1 * SECOND
 DELAYS_NS = ((200_000, 800_000), (200_000, 800_000), (2_000_000, 18_000_000))  # Least, and up to so much more.
 
@@ -33,9 +45,13 @@ class Shape:
     clients: int
     operations_per_s: float
     drift_ppm: int
+    is_tight: bool
     delay_ns_min: int
     delay_ns_spread: int
     faults: tuple[Fault, ...]
+
+    def raft(self) -> RaftConfig:
+        return replace(TIGHT if self.is_tight else RaftConfig(), drift_ppm=self.drift_ppm)
 
     def network(self) -> Network:
         return Network(delay_ns_min=self.delay_ns_min, delay_ns_spread=self.delay_ns_spread)
@@ -60,6 +76,7 @@ def draw_shape(spec: RunSpec, supported: tuple[FaultKind, ...]) -> Shape:
     voters, learners, azs = rng.choice(VOTERS), rng.choice(LEARNERS), rng.choice(AZS)
     clients, operations_per_s = rng.choice(CLIENTS), rng.choice(OPERATIONS_PER_S)
     drift_ppm, (delay_ns_min, delay_ns_spread) = rng.choice(DRIFT_PPM), rng.choice(DELAYS_NS)
+    is_tight = rng.random() < TIGHT_CHANCE
     kinds = supported if spec.kinds is None else tuple(kind for kind in spec.kinds if kind in supported)
     return Shape(
         seed=spec.seed,
@@ -69,6 +86,7 @@ def draw_shape(spec: RunSpec, supported: tuple[FaultKind, ...]) -> Shape:
         clients=clients if spec.clients is None else spec.clients,
         operations_per_s=operations_per_s if spec.operations_per_s is None else spec.operations_per_s,
         drift_ppm=drift_ppm,
+        is_tight=is_tight,
         delay_ns_min=delay_ns_min,
         delay_ns_spread=delay_ns_spread,
         faults=draw_schedule(spec.seed, time_ns=spec.time_ns, kinds=kinds) if spec.faults is None else spec.faults,

@@ -244,6 +244,7 @@ class World:
             self._send_all(machine, ready.messages[: trap.rng.randint(0, len(ready.messages))])
             if ready.persist is not None and machine.writing is None and trap.rng.random() < 0.5:
                 self.storage.write_now(machine, [ready.persist])
+            self.contract.stepped(machine, machine.member, self.t, now)
             self.crash(machine.node)
         trap.then()
 
@@ -367,8 +368,8 @@ class World:
         if network.clogged and (sender.node, target.node) in network.clogged:
             self._held.append((target, sent))
             return
-        if target.greeted.get(sender.node) != life and (sender.life != life or not self.greet(sender, target)):
-            return  # On a new stream nothing comes before the hello.
+        if target.greeted.get(sender.node, ANY_LIFE) < life and (sender.life != life or not self.greet(sender, target)):
+            return  # On a new stream nothing comes before the hello. (What an earlier life sent may come behind it.)
         if target.paused:
             target.waiting.append((self._frame, sender.node, frame))
             return
