@@ -55,7 +55,7 @@ async def _come_back(watch: Watch, names: list[str], prove: Prove) -> bool:
 
 
 def _lose(region: TortureRegion, node: NodeProcess, rng: random.Random, clients: Iterable[str]) -> list[LinkName]:
-    """For good: off, stopped where it stands, or out of reach. Returns the links that were cut."""
+    """For good: off, stopped where it stands, or out of everybody's reach. Returns the links that were cut."""
     way = rng.choice(("crash", "cut", "pause"))
     if way == "crash":
         node.kill("lost for good")

@@ -178,7 +178,7 @@ class _Run:
             self._doing = "liveness"
             prove = partial(_prove, visitor, workload)
             rng = random.Random(f"finish/{spec.seed}")
-            await demand_liveness(region, watch, rng, clients=nemesis.clients, prove=prove)
+            await demand_liveness(region, watch, rng, clients=[*nemesis.clients, VISITOR], prove=prove)
             await make_peace(region, watch, prove=prove)
             workload.stop()
         self._doing = "last look"
