@@ -11,6 +11,14 @@ from keycluster.cluster.store.state import StateView
 from keycluster.cluster.types import ClusterTime, LogIndex, NodeId
 
 
+class NotSettledYet(Exception):
+    """An answer would rest on what another serving node may not have applied: look again once `index` is settled."""
+
+    def __init__(self, index: LogIndex) -> None:
+        super().__init__(f"log entry {index} is not settled yet")
+        self.index = index
+
+
 class Consensus(Protocol):
     """The seam. Waiting methods end by the caller's deadline (`trio.move_on_after`), never by one of their own."""
 
@@ -39,6 +47,11 @@ class Consensus(Protocol):
         While there is no leader the command is held, and after a change of leaders it is forwarded again: it carries a
         request id, so it is carried out once. Raises ThrottlingException when too many are under way.
         """
+        ...
+
+    @property
+    def settled_index(self) -> LogIndex:
+        """What every node that may serve has applied, as far as this node knows (rule L10). Never falls."""
         ...
 
     async def settled(self, index: LogIndex) -> None:

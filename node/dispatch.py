@@ -28,6 +28,7 @@ from keycluster.cluster.store.errors import StoreError
 from keycluster.cluster.types import LogIndex
 from keycluster.cluster.wire.errors import KmsError, KMSInternalException, UnrecognizedClientException
 from keycluster.cluster.wire.strict import StrictDecoder
+from keycluster.node.consensus import NotSettledYet
 from keycluster.node.gate import Answer, without_trace
 from keycluster.node.operations.table import OPERATIONS, Operation, Plane
 from keycluster.node.refusal_log import RefusalLog
@@ -125,12 +126,17 @@ class Dispatch:
             raise
         return credential if credential is not None and credential.record.active else None
 
-    def answer_now(self, call: Call, caller: Caller, request: Any, *, number: int, serving: bool) -> Answer:
-        """A data-plane answer. `serving`: `may_serve` said so after this request came, and the view hasn't moved."""
+    def answer_now(self, call: Call, caller: Caller, request: Any, *, number: int, serving: bool) -> Answer | None:
+        """A data-plane answer; None where it must wait for what it rests on to be settled: `perform` gives it then.
+
+        `serving`: `may_serve` said so after this request came, and the view hasn't moved.
+        """
         if not serving:
             return Answer(number, call.name, caller, None, call.unavailable(NOT_SERVING_TEXT))
         try:
             response = call.handler(self._room, caller, request)
+        except NotSettledYet:
+            return None
         except Exception as error:  # noqa: BLE001  # Whatever it is becomes an answer, or ends the node.
             return Answer(number, call.name, caller, None, self._refusal(call, error))
         return Answer(number, call.name, caller, response, None)
@@ -149,6 +155,8 @@ class Dispatch:
 
     async def _work(self, waiting: Waiting) -> msgspec.Struct:
         call, caller = waiting.call, waiting.caller
+        if call.is_inline:
+            return await self._use(waiting)
         if call.operation is not None and call.operation.plane is Plane.READ:
             return await self._read(waiting)
         if call.admin is not None:
@@ -190,6 +198,21 @@ class Dispatch:
         if refusal is not None:
             raise refusal
         return cast(msgspec.Struct, response)
+
+    async def _use(self, waiting: Waiting) -> msgspec.Struct:
+        """A data-plane answer that was not to be had at once."""
+        while True:
+            try:
+                return await self.turns.run(waiting.caller.account, partial(self._use_now, waiting))
+            except NotSettledYet as early:
+                await self._room.consensus.settled(early.index)
+
+    def _use_now(self, waiting: Waiting) -> msgspec.Struct:
+        if not self._room.consensus.may_serve():
+            raise waiting.call.unavailable(NOT_SERVING_TEXT)
+        self._current(waiting.caller)
+        response: msgspec.Struct = waiting.call.handler(self._room, waiting.caller, waiting.request)
+        return response
 
     def _look(self, waiting: Waiting) -> tuple[LogIndex, msgspec.Struct | None, KmsError | None]:
         """What a read finds, or why it is refused, and in which state: rule L3 from the check to the last row read."""

@@ -142,6 +142,10 @@ class Proposals:
     def cluster_time(self) -> ClusterTime | None:
         return self._replica.cluster_time(self._clock.now())
 
+    @property
+    def settled_index(self) -> LogIndex:
+        return self._replica.settled_index
+
     async def settled(self, index: LogIndex) -> None:
         if self._replica.settled_index < index:
             await self._reads.setdefault(index, trio.Event()).wait()

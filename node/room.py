@@ -34,7 +34,7 @@ from keycluster.cluster.seams import Entropy
 from keycluster.cluster.store.state import StateView
 from keycluster.cluster.types import AccountId, KeyId, NodeId
 from keycluster.cluster.wire.errors import AccessDeniedException, KeyUnavailableException, KMSInternalException
-from keycluster.node.consensus import Consensus
+from keycluster.node.consensus import Consensus, NotSettledYet
 
 CACHE_BYTES_MAX = 40 * 1024 * 1024  # 10,000 keys in use at once; a region may have any number more.
 RESOLUTIONS_MAX = (
@@ -143,18 +143,25 @@ class HotCache:
 class HotKey:
     """A CMK ready for use: its record, its ARN, and its backing keys, each unwrapped when first needed."""
 
-    __slots__ = ("_blob_keys", "_keyring", "arn", "record")
+    __slots__ = ("_blob_keys", "_consensus", "_is_settled", "_keyring", "arn", "record")
 
-    def __init__(self, record: KeyRecord, arn: str, keyring: Keyring) -> None:
+    def __init__(self, record: KeyRecord, arn: str, keyring: Keyring, consensus: Consensus) -> None:
         self.record = record
         self.arn = arn
         self._keyring = keyring
+        self._consensus = consensus
+        self._is_settled = len(record.backing_keys) == 1  # Who knows a new key's id has been answered.
         self._blob_keys: dict[bytes, BlobKey] = {}
 
     @property
     def current(self) -> BlobKey:
-        """The backing key that encrypts. Raises as `blob_key`."""
+        """The backing key that encrypts. Raises as `blob_key`, or `NotSettledYet`: what one node encrypts every node
+        must be able to decrypt, so nothing is encrypted under a rotation's key before all nodes have it."""
         newest = self.record.current
+        if not self._is_settled:
+            if newest.index > self._consensus.settled_index:
+                raise NotSettledYet(newest.index)
+            self._is_settled = True
         return self._blob_keys.get(newest.id) or self._unwrap(newest.id, newest.token)
 
     def blob_key(self, backing_key_id: bytes) -> BlobKey | None:
@@ -308,7 +315,7 @@ class Room:
         if stored is None:
             return None
         record = decode_record(stored, KeyRecord)
-        key = HotKey(record, key_arn(self.region_record, record.account, key_id), self.keyring)
+        key = HotKey(record, key_arn(self.region_record, record.account, key_id), self.keyring, self.consensus)
         weight = _ENTRY_BYTES + _BYTES_PER_ROW_BYTE * len(stored) + _BACKING_KEY_BYTES * len(record.backing_keys)
         self.cache.keep(row, key, weight, account=record.account)
         return key

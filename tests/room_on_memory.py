@@ -117,6 +117,7 @@ class StillConsensus:
         self.leader: NodeId | None = NodeId("node-a")
         self.serving = True
         self.time: ClusterTime | None = NOW
+        self.settled_index = LogIndex(2**40)
 
     @property
     def view(self) -> StateView:
@@ -184,7 +185,7 @@ class RoomOnMemory:
         token = seal_backing_key(
             self.keyring, 1, self.entropy.random_bytes(32), meta=meta, nonce=self.entropy.random_bytes(12)
         )
-        return BackingKey(id=backing_key_id, token=token, created=NOW, rotation=rotation)
+        return BackingKey(id=backing_key_id, token=token, created=NOW, rotation=rotation, index=LogIndex(1))
 
     def add_key(self, *, account: AccountId = ACCOUNT, state: KeyState = KeyState.ENABLED) -> KeyRecord:
         digits = self.entropy.random_bytes(16).hex()
@@ -207,10 +208,11 @@ class RoomOnMemory:
         self.put(Table.KEYS, key_row(key_id), changed)
         return changed
 
-    def rotate(self, key_id: KeyId) -> KeyRecord:
+    def rotate(self, key_id: KeyId, *, index: LogIndex = LogIndex(1)) -> KeyRecord:  # noqa: B008  # A plain number.
         record = self.room.key(key_id)
         assert record is not None
         backing = self.new_backing_key(key_id, record.account, RotationType.ON_DEMAND)
+        backing = msgspec.structs.replace(backing, index=index)
         return self.change_key(key_id, backing_keys=(*record.backing_keys, backing))
 
     def add_alias(self, name: str, key_id: KeyId, *, account: AccountId = ACCOUNT) -> None:

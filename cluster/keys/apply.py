@@ -38,6 +38,7 @@ from keycluster.cluster.keys.requests import forget_some, is_remembered, make_ro
 from keycluster.cluster.keys.timekeeping import advance_clock
 from keycluster.cluster.keys.transition import Transition
 from keycluster.cluster.raft.messages import Entry, EntryKind, MembershipMalformed, decode_membership_entry
+from keycluster.cluster.types import LogIndex
 from keycluster.cluster.wire.errors import AccessDeniedException, AlreadyExistsException, KmsError, KMSInternalException
 
 NOTHING: Final = msgspec.msgpack.encode(None)  # The response of commands that nobody waits for.
@@ -105,8 +106,8 @@ def apply_entry(state: StateWriter, entry: Entry) -> Outcome:
         if isinstance(command.body, commands.FoundRegion):
             return _found(state, clock, command, command.body)
         if command.caller.is_region:
-            return _carry_out_regions(state, clock, command)
-        return _carry_out_callers(state, clock, command)
+            return _carry_out_regions(state, entry.index, clock, command)
+        return _carry_out_callers(state, entry.index, clock, command)
     except KmsError as refusal:
         return _refused(refusal)
 
@@ -130,30 +131,32 @@ def _found(state: StateWriter, clock: ClockRecord, command: Command, body: comma
     return Outcome(ok=NOTHING)
 
 
-def _carry_out_regions(state: StateWriter, clock: ClockRecord, command: Command) -> Outcome:
+def _carry_out_regions(state: StateWriter, index: LogIndex, clock: ClockRecord, command: Command) -> Outcome:
     handler = REGIONS_COMMANDS.get(type(command.body))
     if handler is None:
         raise AccessDeniedException("The region itself doesn't do that")
-    return _run(handler, _transition(state, clock, command, None), command.body)
+    return _run(handler, _transition(state, index, clock, command, None), command.body)
 
 
-def _carry_out_callers(state: StateWriter, clock: ClockRecord, command: Command) -> Outcome:
+def _carry_out_callers(state: StateWriter, index: LogIndex, clock: ClockRecord, command: Command) -> Outcome:
     """Raises what isn't remembered: a caller who is no longer good, a mismatch, a full memory."""
     access_key = check_credential(state, command.caller)
     if not is_remembered(command):
-        return _judge(state, clock, command, access_key)
+        return _judge(state, index, clock, command, access_key)
     repeated = recall(state, command, clock.time)
     if repeated is not None:
         return repeated
     remembered = make_room(state, command.caller.principal, clock.time)
-    outcome = _judge(state, clock, command, access_key)
+    outcome = _judge(state, index, clock, command, access_key)
     refusal = outcome.error()
     if refusal is None or not refusal.retryable:
         remember(state, command, outcome, clock.time, remembered)
     return outcome
 
 
-def _judge(state: StateWriter, clock: ClockRecord, command: Command, access_key: AccessKeyRecord) -> Outcome:
+def _judge(
+    state: StateWriter, index: LogIndex, clock: ClockRecord, command: Command, access_key: AccessKeyRecord
+) -> Outcome:
     """The outcome of a new request, refusals included."""
     body = command.body
     try:
@@ -163,18 +166,18 @@ def _judge(state: StateWriter, clock: ClockRecord, command: Command, access_key:
             authorise_operator(access_key, f"keycluster:{type(body).__name__}")
         if handler is None:
             raise AccessDeniedException("Only the region itself does that")
-        return _run(handler, _transition(state, clock, command, access_key), body)
+        return _run(handler, _transition(state, index, clock, command, access_key), body)
     except KmsError as refusal:
         return _refused(refusal)
 
 
 def _transition(
-    state: StateWriter, clock: ClockRecord, command: Command, access_key: AccessKeyRecord | None
+    state: StateWriter, index: LogIndex, clock: ClockRecord, command: Command, access_key: AccessKeyRecord | None
 ) -> Transition:
     region = load_region(state)
     if region is None:
         raise KMSInternalException("There is no region yet")
-    return Transition(state, region, clock, command.caller, access_key)
+    return Transition(state, region, index, clock, command.caller, access_key)
 
 
 def _run(handler: Handler, transition: Transition, body: CommandBody) -> Outcome:

@@ -18,7 +18,7 @@ from typing import Any, Protocol, TypeVar
 import msgspec
 from msgspec import Struct
 
-from keycluster.cluster.types import AccountId, ClusterTime, KeyId, NodeId
+from keycluster.cluster.types import AccountId, ClusterTime, KeyId, LogIndex, NodeId
 
 
 class Table(IntEnum):
@@ -92,6 +92,7 @@ class BackingKey(Record, frozen=True):
     token: bytes  # The backing key sealed under the domain key, naming its generation.
     created: ClusterTime
     rotation: RotationType
+    index: LogIndex  # Of the log entry that made it: nothing is encrypted under it before that is settled.
 
     def __repr__(self) -> str:
         return f"BackingKey(id={self.id.hex()}, created={self.created}, rotation={self.rotation.name})"

@@ -30,7 +30,7 @@ from keycluster.cluster.keys.token import (
     TokenInvalid,
     generation_of,
 )
-from keycluster.cluster.types import ClusterTime
+from keycluster.cluster.types import ClusterTime, LogIndex
 from keycluster.cluster.wire.errors import KMSInternalException, ValidationException
 
 
@@ -40,6 +40,7 @@ class Transition:
 
     state: StateWriter
     region: RegionRecord
+    index: LogIndex  # Of the command in the log.
     clock: ClockRecord
     caller: Caller
     access_key: AccessKeyRecord | None  # The caller's; None when the region itself speaks.
@@ -82,7 +83,7 @@ class Transition:
         check_backing_key(backing)
         if generation_of(backing.token) != self.region.generation:
             raise KMSInternalException("The domain key has changed since the request was made: try again")
-        return BackingKey(backing.id, backing.token, self.now, rotation)
+        return BackingKey(backing.id, backing.token, self.now, rotation, self.index)
 
     def add_backing_key(self, key: KeyRecord, backing: NewBackingKey, rotation: RotationType) -> KeyRecord:
         if key.backing_key(backing.id) is not None:

@@ -178,8 +178,11 @@ class _Connection:
             if call is None:
                 raise UnknownOperationException(NOT_OFFERED_TEXT)
             typed = call.decoder.from_json(request.body)
+            answer = None
             if call.is_inline:
-                return dispatch.answer_now(call, caller, typed, number=number, serving=serving)
+                answer = dispatch.answer_now(call, caller, typed, number=number, serving=serving)
+            if answer is not None:
+                return answer
             deadline = trio.current_time() + self._limits.http_deadline_seconds
             return Waiting(call, caller, typed, number, deadline, _request_id_of(signed, call))
         except KmsError as error:

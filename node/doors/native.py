@@ -253,13 +253,15 @@ class _Connection:
                 try:
                     call = self._call(request.operation, left)
                     typed = call.decoder.from_msgpack(request.input)
-                    if not call.is_inline:
+                    answer = None
+                    if call.is_inline:
+                        answer = dispatch.answer_now(call, caller, typed, number=request.id, serving=serving)
+                    if answer is None:
                         self._start(call, caller, typed, request)
-                        continue
+                    else:
+                        answers.append(answer)
                 except KmsError as error:
                     answers.append(Answer(request.id, request.operation, caller, None, without_trace(error)))
-                    continue
-                answers.append(dispatch.answer_now(call, caller, typed, number=request.id, serving=serving))
         return answers
 
     def _call(self, operation: str, left: int) -> Call:

@@ -137,6 +137,10 @@ class RegionOnDisk:
     async def propose(self, command: bytes) -> Outcome:
         return self._propose(command)
 
+    @property
+    def settled_index(self) -> LogIndex:
+        return self._state.view.applied_index
+
     async def settled(self, index: LogIndex) -> None:
         pass
 

@@ -10,9 +10,11 @@ from structlog.testing import capture_logs
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from keycluster.cluster.invariant import InvariantBroken
+from keycluster.cluster.keys.blob import parse_blob
 from keycluster.cluster.keys.commands import decode_command, hash_parameters
 from keycluster.cluster.keys.hierarchy import Keyring
 from keycluster.cluster.store.errors import StoreDamaged
+from keycluster.cluster.types import LogIndex
 from keycluster.cluster.wire.errors import (
     DisabledException,
     KeyUnavailableException,
@@ -20,7 +22,13 @@ from keycluster.cluster.wire.errors import (
     NotFoundException,
     UnrecognizedClientException,
 )
-from keycluster.cluster.wire.operations import CreateKeyRequest, DescribeKeyRequest, GenerateRandomRequest
+from keycluster.cluster.wire.operations import (
+    CreateKeyRequest,
+    DecryptRequest,
+    DescribeKeyRequest,
+    EncryptRequest,
+    GenerateRandomRequest,
+)
 from keycluster.node.dispatch import Waiting
 from keycluster.node.gate import Answer, Gate
 from keycluster.node.operations.table import OPERATIONS, Cost, Plane
@@ -230,3 +238,62 @@ async def test_answers_wait_at_the_gate(region: Region, monkeypatch: pytest.Monk
             assert asked == []
             opened.set()
         assert len(asked) == 1
+
+
+async def test_nothing_is_encrypted_under_a_rotation_that_is_not_settled(region: Region) -> None:
+    """A node that hasn't applied it yet could not decrypt what came of it, and would call it no ciphertext at all."""
+    key = region.add_key()
+    old = encrypted(region, key.key_id)
+    assert old is not None
+    region.applied.settled_index = LogIndex(4)
+    rotated = region.rotate(key.key_id, index=LogIndex(5))
+    assert encrypted(region, key.key_id) is None
+    asked: list[int] = []
+
+    async def settled(index: int) -> None:
+        asked.append(index)
+        region.applied.settled_index = LogIndex(index)
+
+    region.applied.settled = settled  # type: ignore[method-assign]
+    answer = await region.dispatch.perform(
+        waiting(region, "Encrypt", EncryptRequest(key_id=key.key_id, plaintext=b"x"))
+    )
+    assert asked == [5]
+    assert parse_blob(answer.response.ciphertext_blob).backing_key_id == rotated.current.id  # type: ignore[union-attr]
+    again = encrypted(region, key.key_id)
+    assert again is not None
+    assert parse_blob(again).backing_key_id == rotated.current.id
+
+
+def test_what_is_encrypted_is_decrypted_while_a_rotation_is_not_settled(region: Region) -> None:
+    """Decrypt waits for nothing: the key that it needs is there."""
+    key = region.add_key()
+    blob = encrypted(region, key.key_id)
+    region.applied.settled_index = LogIndex(4)
+    region.rotate(key.key_id, index=LogIndex(5))
+    request = DecryptRequest(ciphertext_blob=blob)
+    answer = region.dispatch.answer_now(
+        region.dispatch.calls["Decrypt"], region.caller(), request, number=1, serving=True
+    )
+    assert answer is not None
+    assert answer.response.plaintext == b"x"  # type: ignore[union-attr]
+
+
+async def test_unsettled_rotation_holds_an_encryption_until_its_deadline_only(region: Region) -> None:
+    """Then another node may do it."""
+    key = region.add_key()
+    region.applied.settled_index = LogIndex(4)
+    region.rotate(key.key_id, index=LogIndex(5))
+    region.applied.settle = trio.Event()
+    request = EncryptRequest(key_id=key.key_id, plaintext=b"x")
+    answer = await region.dispatch.perform(waiting(region, "Encrypt", request, seconds=0.01))
+    assert isinstance(answer.error, KeyUnavailableException)
+
+
+def encrypted(region: Region, key_id: str) -> bytes | None:
+    """What Encrypt answers at once; None where it waits."""
+    request = EncryptRequest(key_id=key_id, plaintext=b"x")
+    answer = region.dispatch.answer_now(
+        region.dispatch.calls["Encrypt"], region.caller(), request, number=1, serving=True
+    )
+    return None if answer is None else answer.response.ciphertext_blob  # type: ignore[union-attr]

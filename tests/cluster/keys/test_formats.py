@@ -20,6 +20,7 @@ from keycluster.cluster.keys.token import (
     seal_backing_key,
     seal_secret,
 )
+from keycluster.cluster.types import LogIndex
 from keycluster.cluster.wire.errors import InvalidCiphertextException
 from keycluster.cluster.wire.operations import (
     DecryptRequest,
@@ -64,7 +65,7 @@ def region_with(vector: Vector) -> RoomOnMemory:
         origin="AWS_KMS",
     )
     token = seal_backing_key(region.keyring, 1, vector["backing key"], meta=meta, nonce=bytes(12))
-    backing = BackingKey(vector["backing key id"], token, NOW, RotationType.INITIAL)
+    backing = BackingKey(vector["backing key id"], token, NOW, RotationType.INITIAL, LogIndex(2))
     record = KeyRecord(vector["key id"], meta.account, NOW, KeyState.ENABLED, (backing,))
     region.put_key(record)
     return region
@@ -218,7 +219,7 @@ def test_key_token_vector_opens_what_the_room_needs() -> None:
     assert vector["backing key"] == blob["backing key"]
     region = RoomOnMemory()
     region.room.keyring = keyring(vector)
-    backing = BackingKey(vector["backing key id"], vector["token"], NOW, RotationType.INITIAL)
+    backing = BackingKey(vector["backing key id"], vector["token"], NOW, RotationType.INITIAL, LogIndex(2))
     record = KeyRecord(vector["key id"], vector["account"], NOW, KeyState.ENABLED, (backing,))
     region.put_key(record)
     request = DecryptRequest(ciphertext_blob=blob["blob"], encryption_context=blob["context"])
