@@ -25,6 +25,7 @@ from keycluster.simulations.core.door import Door
 from keycluster.simulations.core.machine import ANY_LIFE, NO_TICK, Give, Machine, Trap, TrapKind
 from keycluster.simulations.core.member import Disk, DurableLog, Member
 from keycluster.simulations.core.network import Network
+from keycluster.simulations.core.promises import require_kept
 from keycluster.simulations.core.safety import RaftSafety
 from keycluster.simulations.core.state import AppliedState, stamp
 from keycluster.simulations.core.storage import Storage
@@ -112,8 +113,7 @@ class World:
         for other in list(self.machines.values()):
             if other is not machine and (other.node, node) not in self.network.cut:
                 self.greet(other, machine)
-        if machine.member is not None:
-            self._drain(machine, machine.member, now)
+        self._hand_on(machine, now)
 
     def greet(self, knowing: Machine, known: Machine) -> bool:
         """A link comes up: one end tells the other what it knows the other acknowledged. False if none can."""
@@ -218,20 +218,35 @@ class World:
             self._hand_on(machine, now)
 
     def _hand_on(self, machine: Machine, now: Instant) -> None:
-        trap = machine.trap
+        """Hands on what the replica has to say since its last input, and looks at what changed."""
+        trap, member = machine.trap, machine.member
         if trap is not None and trap.what is not TrapKind.CRASH_AT_WRITE and trap.springs():
             self._spring(machine, trap, now)
             return
-        member = machine.member
         if member is None:
             return
-        self._drain(machine, member, now)
+        ready = member.replica.ready()
+        if ready.messages:
+            self._send_all(machine, ready.messages)
+        if ready.persist is not None:
+            self.storage.write(machine, ready.persist)
+        if ready.committed:
+            self.storage.apply(machine, member, ready.committed)
+        if ready.reads:
+            self._read_answers(machine, now, ready.reads)
+        if ready.snapshot_chunk or ready.snapshot_install or ready.snapshots_wanted or ready.snapshot_reads:
+            self.storage.take_snapshots(machine, ready)
+        due = member.replica.next_wakeup(now)
+        if due < machine.tick_due:
+            machine.tick_due = due
+            self.push(max(self.t + 1, machine.real(due)), machine, machine.life, self._tick, due, None)
         self.contract.stepped(machine, member, self.t, now)
-        if machine.door is not None:
-            self._at_door(machine.door, now)
+        door = machine.door
+        if door is not None and (door.in_log or door.unsettled or door.answers):
+            self._at_door(door, now)
 
     def _at_door(self, door: Door, now: Instant) -> None:
-        """After each input of a machine with a door, and what it led to."""
+        """After each input of a machine at whose door something waits."""
 
     def _spring(self, machine: Machine, trap: Trap, now: Instant) -> None:
         """The fault that waited for this input falls between it and what it leads to, or into the midst of that."""
@@ -279,25 +294,6 @@ class World:
             note(t, machine.node, type(message).__name__, sender)
             receive(sender, message, now, wall)
 
-    # Outputs
-
-    def _drain(self, machine: Machine, member: Member, now: Instant) -> None:
-        ready = member.replica.ready()
-        if ready.messages:
-            self._send_all(machine, ready.messages)
-        if ready.persist is not None:
-            self.storage.write(machine, ready.persist)
-        if ready.committed:
-            self.storage.apply(machine, member, ready.committed)
-        if ready.reads:
-            self._read_answers(machine, now, ready.reads)
-        if ready.snapshot_chunk or ready.snapshot_install or ready.snapshots_wanted or ready.snapshot_reads:
-            self.storage.take_snapshots(machine, ready)
-        due = member.replica.next_wakeup(now)
-        if due < machine.tick_due:
-            machine.tick_due = due
-            self.push(max(self.t + 1, machine.real(due)), machine, machine.life, self._tick, due, None)
-
     # For a world that has more on top of its replicas
 
     def _read_answers(self, machine: Machine, now: Instant, answers: Sequence[ReadAnswer]) -> None:
@@ -328,6 +324,7 @@ class World:
 
     def _send_all(self, machine: Machine, messages: Sequence[tuple[NodeId, ReplicaMessage]]) -> None:
         """What there is for one receiver travels together, as it does on a stream."""
+        require_kept(machine, messages)
         if self.meddle is not None:
             for receiver, message in messages:
                 further = self.meddle(machine.node, receiver, message)
@@ -375,9 +372,12 @@ class World:
             return
         if self.stops_before_output is not None and self.stops_before_output(target, sender.node, frame[0]):
             target.drain_waits = True
-        self.take(target, self._frame, sender.node, frame)
+        now = target.now(self.t)
+        self._frame(target, now, sender.node, frame)
         if target.drain_waits:
             self.pause(target.node)
+        else:
+            self._hand_on(target, now)
 
     def release_held(self) -> None:
         """What waited on links that are clogged no more arrives."""

@@ -1,0 +1,55 @@
+"""What a member says must be on its disk when it says it (dissertation 3.8): looked at as its messages leave.
+
+A vote or an acknowledgement given too soon does harm only if the member crashes within the millisecond in which its
+disk is still at work, and others then do just the right things: looked at here, no crash is needed.
+"""
+
+from collections.abc import Sequence
+
+from keycluster.cluster.peer_messages import ReplicaMessage
+from keycluster.cluster.raft.messages import AppendEntries, AppendReply, VoteReply, VoteRequest
+from keycluster.cluster.types import NodeId
+from keycluster.simulations.core.findings import Found
+from keycluster.simulations.core.machine import Machine
+
+PROMISES = "promises"
+
+
+def require_kept(machine: Machine, messages: Sequence[tuple[NodeId, ReplicaMessage]]) -> None:
+    """`messages` are about to leave the machine."""
+    for receiver, message in messages:
+        match message:
+            case AppendReply():
+                _require_term(machine, message)
+                _require_stored(machine, message)
+            case VoteReply(pre=False):
+                _require_term(machine, message)
+                _require_vote(machine, receiver, message)
+            case VoteRequest(pre=False) | AppendEntries():
+                _require_term(machine, message)
+
+
+def _require_term(machine: Machine, message: AppendReply | VoteReply | VoteRequest | AppendEntries) -> None:
+    durable = machine.disk.hard_state.term
+    if message.term > durable:
+        raise Found(PROMISES, f"{machine.node} speaks in term {message.term}, its disk knows {durable}")
+
+
+def _require_vote(machine: Machine, receiver: NodeId, message: VoteReply) -> None:
+    hard_state = machine.disk.hard_state
+    if message.granted and message.term == hard_state.term and hard_state.vote != receiver:
+        raise Found(PROMISES, f"{machine.node} votes for {receiver}, its disk says {hard_state.vote}")
+
+
+def _require_stored(machine: Machine, message: AppendReply) -> None:
+    """The entry that it means, not just any at that index; of a rejection the match is no acknowledgement."""
+    log, member = machine.disk.log, machine.member
+    if message.rejected is not None or message.match <= log.base or member is None:
+        return
+    meant = member.core._member.log.term(message.match)
+    if meant is not None and not log.has(message.match, meant):
+        raise Found(
+            PROMISES,
+            f"{machine.node} acknowledges {message.match} of term {meant}, its disk ends at {log.last_index} "
+            "or has another entry there",
+        )
