@@ -152,9 +152,10 @@ def disturb_memory() -> list[object]:
     rng = random.Random(os.urandom(8))
     objects: list[object] = [bytearray(rng.randrange(1, 600)) for _ in range(20_000)]
     objects += [{rng.random(): rng.random()} for _ in range(5_000)]
-    objects += [[] for _ in range(rng.randrange(2_000))]  # These count towards the next garbage collection.
     rng.shuffle(objects)
-    return objects[: rng.randrange(5_000, 20_000)]
+    left = objects[: rng.randrange(5_000, 20_000)]
+    objects.clear()
+    return [left, [[] for _ in range(rng.randrange(600))]]  # These count towards the next garbage collection.
 
 
 if __name__ == "__main__":
