@@ -65,10 +65,6 @@ class Links:
                 del self._stopped[link]
                 self._goes_on.pop(link).set()
 
-    def are_fair(self) -> bool:
-        """Whether nothing is done to any link."""
-        return not self._stopped and not self._weather
-
     def begin_weather(self, number: int, weather: Weather) -> None:
         self._weather[number] = weather
 

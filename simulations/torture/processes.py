@@ -70,6 +70,7 @@ class NodeProcess:
                 stderr=log,
                 cwd=self.config.parent,
                 env=dict(child_environment()),
+                start_new_session=True,  # A terminal's Ctrl-C is for us alone: we end them.
             )  # fmt: skip
         self.is_paused = False
         self.told(self, What.STARTS, f"pid {self.process.pid}")

@@ -76,6 +76,7 @@ def make_region(folder: Path, *, nodes: int | None) -> dict[str, Any]:
             stdout=output,
             stderr=output,
             env=dict(child_environment()),
+            start_new_session=True,  # A terminal's Ctrl-C is for us alone: we end it.
         )
     try:
         deadline = time.monotonic() + START_S_MAX

@@ -7,7 +7,6 @@ checks             what clients saw, what nodes said at their ends, what is in t
 """
 
 import random
-import tempfile
 import time
 import traceback
 from collections.abc import Callable, Collection, Sequence
@@ -61,14 +60,6 @@ class Torture:
     trace: Trace = field(default_factory=lambda: Trace(keep=True))
     known_keys: Collection[str] = ()
     """Those that the region had before."""
-
-
-def run(spec: RunSpec, *, trace: Trace | None = None) -> SeedReport:
-    """As the simulators' `run`, in a folder that is removed afterwards. Blocking."""
-    with tempfile.TemporaryDirectory(prefix="keycluster-torture-") as folder:
-        torture = Torture(SeedReport(spec), trace=trace or Trace())
-        run_in(Path(folder) / "dev", torture)
-        return torture.report
 
 
 def run_in(folder: Path, torture: Torture, *, progress: Progress | None = None) -> None:

@@ -72,10 +72,8 @@ async def test_stopped_link_says_nothing_and_goes_on_later(links: Links) -> None
         assert await asking.receive_some(1) == b"y"
         links.go_on([("a", "b")])
         assert await _is_quiet(answering)
-        assert not links.are_fair()
         links.go_on([("a", "b")])
         assert await answering.receive_some(1) == b"x"
-        assert links.are_fair()
 
 
 async def test_stopped_link_doesn_t_tell_of_an_end(links: Links) -> None:
