@@ -36,6 +36,18 @@ def test_fixed_seeds_find_nothing(reports: list[SeedReport]) -> None:
     assert operations["Use ok"] > 20 * len(reports)
 
 
+def test_fixed_seeds_reach_rare_ways(reports: list[SeedReport]) -> None:
+    """Elections that fail, logs that differ, snapshots, members that lag: without them nothing was tested."""
+    seen = sum((report.marks for report in reports), Counter[str]())
+    assert {
+        "a leader that no quorum follows steps down",
+        "a member catches up by a snapshot",
+        "a member that lags gets no lease",
+        "a voter sticks to the leader it heard",
+        "entries of an earlier leader are replaced",
+    } <= set(seen)
+
+
 def test_fresh_seeds_find_nothing() -> None:
     """Each time others: a failure's message has the seed that repeats it."""
     first = int.from_bytes(os.urandom(4), "big")
