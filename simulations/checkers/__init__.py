@@ -3,6 +3,7 @@
 history.py          who asked what, when, and what came of it
 linearizability.py  whether calls could have happened one at a time, by any model
 key_model.py        a key's and an alias's control plane, and a register, as such models
+key_aspects.py      a key in part, where the whole is too much to search
 currency.py         contract 2 across both planes
 ciphertexts.py      every ciphertext decrypts, to the right plaintext
 idempotency.py      one request id, one effect

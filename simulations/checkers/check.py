@@ -8,6 +8,7 @@ from keycluster.simulations.checkers.ciphertexts import check_ciphertexts
 from keycluster.simulations.checkers.currency import check_currency
 from keycluster.simulations.checkers.history import Call, History
 from keycluster.simulations.checkers.idempotency import check_idempotency
+from keycluster.simulations.checkers.key_aspects import ASPECTS, KeyAspect
 from keycluster.simulations.checkers.key_model import KeyModel
 from keycluster.simulations.checkers.linearizability import STEPS_MAX, Model, Verdict, check_linearizable
 from keycluster.simulations.checkers.partitions import Partitions
@@ -17,6 +18,9 @@ from keycluster.simulations.runs import Failure
 LINEARIZABILITY: Final = "linearizability"
 UNDECIDED: Final = "linearizability-undecided"
 """A failure too: what wasn't decided wasn't checked."""
+
+WHOLE_PART: Final = 10
+"""A tenth of the steps is tried for a key as a whole, before it is looked at in parts: most that end do so in few."""
 
 FAILURES_SHOWN: Final = 20
 """Of one checker: one bug can spoil thousands of calls."""
@@ -42,10 +46,22 @@ def check_linearizability(
     failures: list[Failure] = []
     for key, calls in partitions.keys.items():
         if key not in known_keys:
-            failures += _check(f"key {key}", calls, KeyModel(), steps_max)
+            failures += _check_key(key, calls, steps_max)
     for name, calls in partitions.aliases.items():
         failures += _check(name, calls, AliasModel(name), steps_max)
     return failures + _check("the register", partitions.register, RegisterModel(), steps_max)
+
+
+def _check_key(key: str, calls: list[Call], steps_max: int) -> list[Failure]:
+    """The whole, and where that takes too long aspect by aspect."""
+    whole = _check(f"key {key}", calls, KeyModel(), max(1, steps_max // WHOLE_PART))
+    if not any(failure.checker == UNDECIDED for failure in whole):
+        return whole
+    return [
+        failure
+        for aspect in ASPECTS
+        for failure in _check(f"{aspect} of key {key}", calls, KeyAspect(aspect), steps_max)
+    ]
 
 
 def _check(subject: str, calls: list[Call], model: Model[Any], steps_max: int) -> list[Failure]:

@@ -118,7 +118,7 @@ def _cancel_deletion(key: Key, call: Call) -> Key:
 
 
 def _tag(key: Key, call: Call) -> Key:
-    merged = tuple(sorted({**dict(key.tags), **_pairs(call.arguments["Tags"])}.items()))
+    merged = tuple(sorted({**dict(key.tags), **tag_pairs(call.arguments["Tags"])}.items()))
     if len(merged) > TAGS_MAX:
         raise _Refused(LIMIT_EXCEEDED)
     return key._replace(tags=merged)
@@ -187,7 +187,7 @@ def _policy_got(key: Key, call: Call) -> Key | None:
 
 
 def _tags_listed(key: Key, call: Call) -> Key | None:
-    tags = _pairs(call.value["Tags"])
+    tags = tag_pairs(call.value["Tags"])
     if "Marker" in call.arguments or call.value.get("Truncated", False):
         return key
     return key if tags == dict(key.tags) else None
@@ -290,7 +290,7 @@ def _created(state: Key, call: Call) -> Key | None:
         state=ENABLED,
         description=arguments.get("Description") or "",
         policy=arguments.get("Policy"),
-        tags=tuple(sorted(_pairs(arguments.get("Tags") or ()).items())),
+        tags=tuple(sorted(tag_pairs(arguments.get("Tags") or ()).items())),
     )
     return _described(made, call) if call.is_ok else made
 
@@ -314,5 +314,6 @@ _BY_ITSELF: Final[dict[str, Callable[[Key, Call], Key | None]]] = {
 """What asks for no key that is there."""
 
 
-def _pairs(tags: Any) -> dict[str, str]:
+def tag_pairs(tags: Any) -> dict[str, str]:
+    """Tags, or what is asked to become such, by their keys."""
     return {tag["TagKey"]: tag["TagValue"] for tag in tags}

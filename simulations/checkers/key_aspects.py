@@ -1,0 +1,87 @@
+"""A key seen in part: its state and one more thing. For histories in which the whole is too much to search.
+
+Calls of unknown outcome are what makes a search long: each may have happened or not, and with ten of them on different
+things (a tag, a policy, a description) there are a thousand keys that might be. Seen in part a key has few: what was
+done to anything else only says in which state that was allowed.
+
+A history that is linearizable is so in every part, so what is found in a part is found. What is missed is an order of
+two things that no state tells of.
+"""
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from keycluster.simulations.checkers.history import Call, Members
+from keycluster.simulations.checkers.key_model import ABSENT, LIMIT_EXCEEDED, Key, KeyModel, tag_pairs
+
+ASPECTS: Final[dict[str, frozenset[str]]] = {
+    "state": frozenset({"deletion_date"}),
+    "description": frozenset({"description"}),
+    "policy": frozenset({"policy"}),
+    "tags": frozenset({"tags"}),
+    "rotation": frozenset({"rotation_days", "on_demand_rotations", "rotations", "material"}),
+}
+"""Each with the members of `Key` that it has beside the state."""
+
+_ABOUT: Final[dict[str, str]] = {
+    "DisableKeyRotation": "rotation",
+    "EnableKeyRotation": "rotation",
+    "PutKeyPolicy": "policy",
+    "RotateKeyAutomatically": "rotation",
+    "RotateKeyOnDemand": "rotation",
+    "TagResource": "tags",
+    "UntagResource": "tags",
+    "UpdateKeyDescription": "description",
+}
+"""Changes of one aspect alone."""
+
+
+class KeyAspect:
+    """One aspect, as a `linearizability.Model`."""
+
+    initial = ABSENT
+
+    def __init__(self, aspect: str) -> None:
+        self._aspect = aspect
+        self._whole = KeyModel()
+        self._hidden = {name: getattr(ABSENT, name) for name in Key._fields if name not in {"state", *ASPECTS[aspect]}}
+
+    def step(self, state: Key, call: Call) -> Key | None:
+        if call.code == LIMIT_EXCEEDED and self._is_about_another(call):
+            return state  # Of a number that isn't seen here.
+        told = {name: value for name, value in _told(call).items() if name in self._hidden}
+        after = self._whole.step(state._replace(**told) if told else state, call)
+        return None if after is None else after._replace(**self._hidden)
+
+    def is_read(self, call: Call) -> bool:
+        return self._whole.is_read(call) or self._is_about_another(call)
+
+    def _is_about_another(self, call: Call) -> bool:
+        return _ABOUT.get(call.operation, self._aspect) != self._aspect
+
+
+def _told(call: Call) -> dict[str, Any]:
+    """What an answer says of a key: taken for true where it isn't looked at."""
+    read = _READS.get(call.operation)
+    return read(call.value, call.arguments) if call.is_ok and read is not None else {}
+
+
+def _rotations_told(value: Members, arguments: Members) -> dict[str, Any]:
+    has_first = arguments.get("IncludeKeyMaterial") == "ALL_KEY_MATERIAL"
+    return {"rotations": len(value["Rotations"]) - has_first, "material": None}
+
+
+_READS: Final[dict[str, Callable[[Members, Members], dict[str, Any]]]] = {
+    "DescribeKey": lambda value, _: {
+        "description": value["KeyMetadata"].get("Description", ""),
+        "material": None,
+        "deletion_date": None,
+    },
+    "GetKeyPolicy": lambda value, _: {"policy": value["Policy"]},
+    "GetKeyRotationStatus": lambda value, _: {
+        "rotation_days": value["RotationPeriodInDays"] if value["KeyRotationEnabled"] else None
+    },
+    "ListKeyRotations": _rotations_told,
+    "ListResourceTags": lambda value, _: {"tags": tuple(sorted(tag_pairs(value["Tags"]).items()))},
+}
+"""What a read's answer says, by `Key`'s members, of the answer and what was asked."""
