@@ -67,7 +67,8 @@ class Machine:
     waiting: deque[tuple[Give, Any, Any]] = field(default_factory=deque)  # Inputs that came during a pause.
     trap: Trap | None = None
     drain_waits: bool = False  # The pause fell between an input and its outputs.
-    tick_due: Instant = NO_TICK  # By its own clock.
+    tick_due: Instant = NO_TICK  # By its own clock, as its replica said after its newest input.
+    wakes_at: Instant = NO_TICK  # By its own clock: when that is looked at.
 
     write_ns: int = 1 * MILLISECOND
     writing: list[ReplicaPersist] | None = None  # One synced write, perhaps of several outputs.
@@ -125,7 +126,7 @@ class Machine:
         self.paused = self.applying = self.drain_waits = self.write_waits = False
         self.waiting.clear()
         self.greeted.clear()
-        self.tick_due = NO_TICK
+        self.tick_due = self.wakes_at = NO_TICK
         self.writing = None
         self.to_write = []
         self.leads_in = None

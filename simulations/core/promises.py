@@ -2,6 +2,9 @@
 
 A vote or an acknowledgement given too soon does harm only if the member crashes within the millisecond in which its
 disk is still at work, and others then do just the right things: looked at here, no crash is needed.
+
+Beside it, how much a leader has under way to one member: more than its window is nobody's harm here, and a node's end
+where a member is slow for long.
 """
 
 from collections.abc import Sequence
@@ -13,6 +16,7 @@ from keycluster.simulations.core.findings import Found
 from keycluster.simulations.core.machine import Machine
 
 PROMISES = "promises"
+WINDOW = "window"
 
 
 def require_kept(machine: Machine, messages: Sequence[tuple[NodeId, ReplicaMessage]]) -> None:
@@ -25,8 +29,12 @@ def require_kept(machine: Machine, messages: Sequence[tuple[NodeId, ReplicaMessa
             case VoteReply(pre=False):
                 _require_term(machine, message)
                 _require_vote(machine, receiver, message)
-            case VoteRequest(pre=False) | AppendEntries():
+            case VoteRequest(pre=False):
                 _require_term(machine, message)
+            case AppendEntries():
+                _require_term(machine, message)
+                if message.entries:
+                    _require_window(machine, receiver)
 
 
 def _require_term(machine: Machine, message: AppendReply | VoteReply | VoteRequest | AppendEntries) -> None:
@@ -52,4 +60,18 @@ def _require_stored(machine: Machine, message: AppendReply) -> None:
             PROMISES,
             f"{machine.node} acknowledges {message.match} of term {meant}, its disk ends at {log.last_index} "
             "or has another entry there",
+        )
+
+
+def _require_window(machine: Machine, receiver: NodeId) -> None:
+    """The last append may be the one that fills it, by as much as one append may hold."""
+    progress = machine.member.core._replication.progress.get(receiver) if machine.member is not None else None
+    if progress is None or machine.member is None:
+        return
+    view, config = progress.view(), machine.member.core.config
+    bytes_max = config.inflight_bytes_max + config.append_bytes_max
+    if view.inflight_messages > config.inflight_messages_max or view.inflight_bytes > bytes_max:
+        raise Found(
+            WINDOW,
+            f"{machine.node} has {view.inflight_messages} appends of {view.inflight_bytes} bytes under way to {receiver}",
         )

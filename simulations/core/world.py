@@ -236,10 +236,9 @@ class World:
             self._read_answers(machine, now, ready.reads)
         if ready.snapshot_chunk or ready.snapshot_install or ready.snapshots_wanted or ready.snapshot_reads:
             self.storage.take_snapshots(machine, ready)
-        due = member.replica.next_wakeup(now)
-        if due < machine.tick_due:
-            machine.tick_due = due
-            self.push(max(self.t + 1, machine.real(due)), machine, machine.life, self._tick, due, None)
+        machine.tick_due = member.replica.next_wakeup(now)
+        if machine.tick_due < machine.wakes_at:
+            self._wake(machine)
         self.contract.stepped(machine, member, self.t, now)
         door = machine.door
         if door is not None and (door.in_log or door.unsettled or door.answers):
@@ -272,10 +271,27 @@ class World:
         else:
             self.take(machine, _give, give, None)
 
-    def _tick(self, machine: Machine, now: Instant, due: Instant, _: None) -> None:
-        if machine.member is None or machine.tick_due != due:
+    def _wake(self, machine: Machine) -> None:
+        """When its tick is due."""
+        machine.wakes_at = machine.tick_due
+        at = max(self.t + 1, machine.real(machine.tick_due))
+        self.push(at, None, ANY_LIFE, self._woken, machine, machine.wakes_at)
+
+    def _woken(self, machine: Machine, wakes_at: Instant) -> None:
+        """Its clock shows the instant, unless it was to wake earlier after all."""
+        if machine.member is None or machine.wakes_at != wakes_at:
             return
-        machine.tick_due = NO_TICK
+        machine.wakes_at = NO_TICK
+        if machine.paused:
+            machine.waiting.append((self._tick, None, None))
+        elif machine.tick_due > machine.now(self.t):
+            self._wake(machine)  # Each input since has put the tick off.
+        else:
+            self.take(machine, self._tick, None, None)
+
+    def _tick(self, machine: Machine, now: Instant, _: None, __: None) -> None:
+        if machine.member is None:
+            return
         replica = machine.member.replica
         replica.tick(now, machine.wall(self.t))
         self.contract.shows_time(machine, replica.cluster_time(now))
@@ -308,9 +324,8 @@ class World:
     def set_clock(self, machine: Machine, ppm: int) -> None:
         """Its clock runs at another rate from now on."""
         machine.set_rate(ppm, self.t)
-        if machine.member is not None and machine.tick_due != NO_TICK:
-            due = machine.tick_due
-            self.push(max(self.t + 1, machine.real(due)), machine, machine.life, self._tick, due, None)
+        if machine.member is not None and machine.wakes_at != NO_TICK:
+            self._wake(machine)
 
     def set_disk_stalls(self, node: NodeId, stalls: bool) -> None:
         """No write completes until it is set back."""
