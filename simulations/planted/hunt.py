@@ -13,6 +13,8 @@ from keycluster.simulations.planted.bugs import PlantedBug
 from keycluster.simulations.planted.copies import patched_copy
 
 SEED_WALL_S_MAX = 300.0  # A patched copy may loop for ever.
+NO_VERDICTS = ("simulator", "linearizability-undecided")
+"""Failures that show nothing of the product: a simulator's own fault, a checker that gave up."""
 
 
 class HuntFails(Exception):
@@ -61,14 +63,14 @@ def hunt(bug: PlantedBug, original: Path, *, seeds_max: int | None = None) -> Fo
         while done < most:
             reports = run_seeds(bug, folder, first=done + 1, count=most - done)
             done += len(reports)
-            last = reports[-1]
-            if not last["failures"]:
-                break
+            failures = [failure for failure in reports[-1]["failures"] if failure["checker"] not in NO_VERDICTS]
+            if not failures:
+                continue
             [control] = run_seeds(bug, original, first=done, count=1)
             if control["failures"]:
                 also_without.append(done)
                 continue
-            failure = next((f for f in last["failures"] if f["checker"] in bug.checkers), last["failures"][0])
+            failure = next((f for f in failures if f["checker"] in bug.checkers), failures[0])
             wall_s = time.monotonic() - begun
             return Found(bug, done, wall_s, done, failure["checker"], failure["message"], tuple(also_without))
     return Found(bug, done, time.monotonic() - begun, also_without=tuple(also_without))
