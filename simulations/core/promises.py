@@ -73,5 +73,5 @@ def _require_window(machine: Machine, receiver: NodeId) -> None:
     if view.inflight_messages > config.inflight_messages_max or view.inflight_bytes > bytes_max:
         raise Found(
             WINDOW,
-            f"{machine.node} has {view.inflight_messages} appends, {view.inflight_bytes} bytes, under way to {receiver}",
+            f"{machine.node} has {view.inflight_messages} appends, {view.inflight_bytes} bytes, on way to {receiver}",
         )
