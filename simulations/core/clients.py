@@ -14,10 +14,10 @@ from keycluster.simulations.checkers.history import REGISTER, Call, History, Out
 from keycluster.simulations.checkers.linearizability import Verdict, check_linearizable
 from keycluster.simulations.checkers.register_model import RegisterModel
 from keycluster.simulations.core.door import CONFIRM, READ, USE, WRITE, Answer, Request
+from keycluster.simulations.core.findings import Found
 from keycluster.simulations.core.machine import ANY_LIFE
 from keycluster.simulations.core.state import ANYTHING, encode_change
 from keycluster.simulations.core.world import World
-from keycluster.simulations.runs import Failure
 from keycluster.simulations.trace import What
 
 REGISTERS = 3  # Few, so that callers meet.
@@ -176,11 +176,12 @@ class Callers:
 
     # At the end
 
-    def check(self) -> list[Failure]:
+    def check(self) -> list[Found]:
         """Linearizability of what was read and changed, register by register."""
-        failures = []
+        found = []
         for key, calls in self.history.by_key().items():
             result = check_linearizable([call for call in calls if call.operation != "Use"], RegisterModel())
             if result.verdict is not Verdict.LINEARIZABLE:
-                failures.append(Failure(LINEARIZABILITY, f"{key}: {result.describe()}"))
-        return failures
+                offending = tuple(call.number for call in result.stuck)
+                found.append(Found(LINEARIZABILITY, f"{key}: {result.describe()}", calls=offending))
+        return found

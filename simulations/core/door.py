@@ -125,7 +125,8 @@ class Door:
             demand(
                 state.index >= self._acknowledged.index,
                 STALE_USE,
-                f"{machine.node} serves index {state.index}, {self._acknowledged.index} has been acknowledged",
+                f"{machine.node} serves #{request.call} at {state.index}, {self._acknowledged.index} has returned",
+                calls=(request.call,),
             )
             self._answer(request, state.registers.get(request.register, 0), state.index)
         else:
@@ -168,7 +169,9 @@ class Door:
                 demand(
                     answer.index >= floor,
                     READ_INDEX,
-                    f"{self._machine.node} may read from {answer.index} on, but {floor} was committed before it asked",
+                    f"{self._machine.node} may read #{request.call} from {answer.index} on, "
+                    f"but {floor} was committed before it asked",
+                    calls=(request.call,),
                 )
                 self._to_read.append((answer.index, request))
             else:
@@ -247,7 +250,9 @@ class Door:
         demand(
             index <= len(committed) and committed[index - 1].payload.endswith(waiting.request.command),
             ACKNOWLEDGED,
-            f"{self._machine.node} acknowledges {index}, and another entry or none is committed there",
+            f"{self._machine.node} acknowledges #{waiting.request.call} at {index}, "
+            "and another entry or none is committed there",
+            calls=(waiting.request.call,),
         )
         self._acknowledged.count += 1
         self._acknowledged.index = max(self._acknowledged.index, index)

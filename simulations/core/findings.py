@@ -15,7 +15,7 @@ class Found(InvariantBroken):
         """The numbers of the calls that it is about."""
 
 
-def demand(condition: bool, checker: str, message: str) -> None:
+def demand(condition: bool, checker: str, message: str, *, calls: tuple[int, ...] = ()) -> None:
     """For what is looked at rarely: the message is made each time."""
     if not condition:
-        raise Found(checker, message)
+        raise Found(checker, message, calls=calls)

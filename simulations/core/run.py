@@ -94,14 +94,15 @@ class CoreRun(ServedWorld):
             self.run_until(self._time_ns)
             self._recover_with_majority()
             self._recover_all()
-            return self._note_all(self.callers.check())
+            return [self._failure_of(found, None) for found in self.callers.check()]
         except Exception as error:  # noqa: BLE001  # Whatever it is, it is this run's finding.
-            return self._note_all([failure_of(error, self.t)])
+            return [self._failure_of(error, self.t)]
 
-    def _note_all(self, failures: list[Failure]) -> list[Failure]:
-        for failure in failures:
-            self.trace.note(self.t, "nemesis", What.OFFENCE, failure.checker, failure.message)
-        return failures
+    def _failure_of(self, error: Exception, at_ns: int | None) -> Failure:
+        failure = failure_of(error, at_ns)
+        calls = error.calls if isinstance(error, Found) else ()
+        self.trace.note(self.t, "nemesis", What.OFFENCE, failure.checker, failure.message, *calls)
+        return failure
 
     # Liveness
 
@@ -213,16 +214,16 @@ class CoreRun(ServedWorld):
             demand(not waiting, LIVENESS, f"{node} serves, and {len(waiting)} of its reads wait to be settled")
 
 
-def failure_of(error: Exception, t: int) -> Failure:
+def failure_of(error: Exception, at_ns: int | None) -> Failure:
     """What a run ended with."""
     match error:
         case Found():
-            return Failure(error.checker, str(error), t)
+            return Failure(error.checker, str(error), at_ns)
         case StateDiverged():
-            return Failure(DIVERGED, str(error), t)
+            return Failure(DIVERGED, str(error), at_ns)
         case RolledBack():
-            return Failure(WITNESS, str(error), t)
+            return Failure(WITNESS, str(error), at_ns)
         case InvariantBroken():
-            return Failure(INVARIANT, str(error), t)
+            return Failure(INVARIANT, str(error), at_ns)
     [*_, last] = traceback.extract_tb(error.__traceback__)
-    return Failure(EXCEPTION, f"{type(error).__name__}: {error} ({last.name})", t)
+    return Failure(EXCEPTION, f"{type(error).__name__}: {error} ({last.name})", at_ns)
