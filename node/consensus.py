@@ -9,6 +9,7 @@ from typing import Protocol
 from keycluster.cluster.keys.commands import Outcome
 from keycluster.cluster.store.state import StateView
 from keycluster.cluster.types import ClusterTime, LogIndex, NodeId
+from keycluster.cluster.wire.errors import DependencyTimeoutException
 
 
 class NotSettledYet(Exception):
@@ -19,8 +20,15 @@ class NotSettledYet(Exception):
         self.index = index
 
 
+class NobodyLeads(DependencyTimeoutException):
+    """This node has known no leader for longer than an election takes. Another node may know one."""
+
+    def __init__(self) -> None:
+        super().__init__("This node knows no leader. Try another node of the region.")
+
+
 class Consensus(Protocol):
-    """The seam. Waiting methods end by the caller's deadline (`trio.move_on_after`), never by one of their own."""
+    """The seam. Waiting methods end by the caller's deadline (`trio.move_on_after`)."""
 
     @property
     def view(self) -> StateView:
@@ -44,8 +52,9 @@ class Consensus(Protocol):
     async def propose(self, command: bytes) -> Outcome:
         """The command's outcome, once it may be acknowledged (rule L5).
 
-        While there is no leader the command is held, and after a change of leaders it is forwarded again: it carries a
-        request id, so it is carried out once. Raises ThrottlingException when too many are under way.
+        While there is no leader the command is held for a few seconds, and after a change of leaders it is forwarded
+        again: it carries a request id, so it is carried out once. Raises ThrottlingException when too many are under
+        way, and `NobodyLeads`: then it may have been made all the same, by a leader that was lost.
         """
         ...
 

@@ -28,7 +28,7 @@ from keycluster.cluster.store.errors import StoreError
 from keycluster.cluster.types import LogIndex
 from keycluster.cluster.wire.errors import KmsError, KMSInternalException, UnrecognizedClientException
 from keycluster.cluster.wire.strict import StrictDecoder
-from keycluster.node.consensus import NotSettledYet
+from keycluster.node.consensus import NobodyLeads, NotSettledYet
 from keycluster.node.gate import Answer, without_trace
 from keycluster.node.operations.table import OPERATIONS, Operation, Plane
 from keycluster.node.refusal_log import RefusalLog
@@ -162,7 +162,10 @@ class Dispatch:
         if call.admin is not None:
             return await self._administer(call.admin, waiting)
         command = await self.turns.run(caller.account, partial(self._command, waiting))
-        outcome = await self._room.consensus.propose(command)
+        try:
+            outcome = await self._room.consensus.propose(command)
+        except NobodyLeads as unled:
+            raise call.unavailable(unled.message) from None
         refusal = outcome.error()
         if refusal is not None:
             raise refusal

@@ -1,6 +1,7 @@
 """A write's way: to the leader, through the log, and back once it may be acknowledged.
 
-Any node takes a command. If it leads it proposes it; if not it forwards it unseen; while nobody leads it holds it. When
+Any node takes a command. If it leads it proposes it; if not it forwards it unseen; while nobody leads it holds it, for
+as long as elections take: then it may be this node alone that knows no leader, and another one is to be asked. When
 leadership moves while a command is under way nobody knows whether it was committed, so it goes to the new leader
 again, under the same request id: `apply` carries it out once and answers a repeat with the remembered outcome.
 
@@ -26,6 +27,7 @@ from keycluster.cluster.store.state import StateView
 from keycluster.cluster.types import ClusterTime, LogIndex, NodeId, Term
 from keycluster.cluster.wire.errors import ThrottlingException
 from keycluster.node.actors import Ask, Mailbox
+from keycluster.node.consensus import NobodyLeads
 from keycluster.node.raft_driver import Touched
 from keycluster.node.shares import THROTTLED_TEXT, Shares
 
@@ -34,6 +36,7 @@ WAITING_MAX = 4096  # This node's commands under way, and a leader's in its log,
 WAITING_BYTES_MAX = 64 * 1024 * 1024  # Of this node's commands under way.
 FORWARD_AGAIN_S = 5.0  # Lost replies are noticed with their stream; this is for one that a full outbox dropped.
 NUMBER_BYTES = 7  # Counted on from, a number still fits 64 bits.
+HELD_S_MAX = 3.0  # Several times what a new leader takes to lead and to serve.
 TRY_AGAIN_FIRST_S = 0.03  # After a leader that is handing over, or has lost it without anybody knowing the next one.
 TRY_AGAIN_LONGEST_S = 0.25  # All that wait try again alike: they must not be what keeps the loop busy.
 
@@ -169,10 +172,7 @@ class Proposals:
         pause = TRY_AGAIN_FIRST_S
         may_be_made = False  # Then "throttled" would be a lie: it promises that nothing was changed.
         while True:
-            leader, moved = self._replica.core.leader, self._leadership_moved
-            if leader is None:
-                await moved.wait()
-                continue
+            leader, moved = await self._who_leads(), self._leadership_moved
             result = await (self._propose_here(command) if leader == self._node else self._forward(leader, command))
             if isinstance(result, Outcome):
                 return result
@@ -183,6 +183,17 @@ class Proposals:
                 await moved.wait()
                 pause = TRY_AGAIN_FIRST_S / 2
             pause = min(pause * 2, TRY_AGAIN_LONGEST_S)
+
+    async def _who_leads(self) -> NodeId:
+        """Raises `NobodyLeads` once that has been so for too long."""
+        if self._replica.core.leader is None:
+            with trio.move_on_after(HELD_S_MAX):
+                while self._replica.core.leader is None:
+                    await self._leadership_moved.wait()
+        leader = self._replica.core.leader
+        if leader is None:
+            raise NobodyLeads
+        return leader
 
     async def _propose_here(self, command: bytes) -> Outcome | Setback:
         ask = Ask[Outcome | Setback]()

@@ -11,7 +11,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from keycluster.cluster.invariant import InvariantBroken
 from keycluster.cluster.keys.blob import parse_blob
-from keycluster.cluster.keys.commands import decode_command, hash_parameters
+from keycluster.cluster.keys.commands import Outcome, decode_command, hash_parameters
 from keycluster.cluster.keys.hierarchy import Keyring
 from keycluster.cluster.store.errors import StoreDamaged
 from keycluster.cluster.types import LogIndex
@@ -26,9 +26,12 @@ from keycluster.cluster.wire.operations import (
     CreateKeyRequest,
     DecryptRequest,
     DescribeKeyRequest,
+    DisableKeyRequest,
     EncryptRequest,
     GenerateRandomRequest,
+    UntagResourceRequest,
 )
+from keycluster.node.consensus import NobodyLeads
 from keycluster.node.dispatch import Waiting
 from keycluster.node.gate import Answer, Gate
 from keycluster.node.operations.table import OPERATIONS, Cost, Plane
@@ -81,6 +84,27 @@ async def test_write_without_a_lease_is_proposed(region: Region) -> None:
     region.applied.serving = False
     answer = await region.dispatch.perform(waiting(region, "CreateKey", CreateKeyRequest()))
     assert answer.error is None
+
+
+@pytest.mark.parametrize(
+    ("name", "request_made"),
+    [
+        ("DisableKey", DisableKeyRequest(key_id="k")),
+        ("UntagResource", UntagResourceRequest(key_id="k", tag_keys=("a",))),
+    ],
+)
+async def test_write_that_knows_no_leader_is_for_another_node(
+    region: Region, monkeypatch: pytest.MonkeyPatch, name: str, request_made: Any
+) -> None:
+    """By the error that AWS lists for the operation."""
+
+    async def propose(command: bytes) -> Outcome:
+        raise NobodyLeads
+
+    monkeypatch.setattr(region.applied, "propose", propose)
+    answer = await region.dispatch.perform(waiting(region, name, request_made))
+    assert type(answer.error) is OPERATIONS[name].unavailable
+    assert answer.error.may_be_made
 
 
 async def test_command_carries_request_id_and_parameters(region: Region) -> None:

@@ -20,7 +20,8 @@ from keycluster.cluster.store.state import StateView
 from keycluster.cluster.types import AccountId, Instant, LogIndex, NodeId, Term, WallTime
 from keycluster.cluster.wire.errors import ThrottlingException
 from keycluster.node import proposals as module
-from keycluster.node.proposals import FORWARD_AGAIN_S, Proposals
+from keycluster.node.consensus import NobodyLeads
+from keycluster.node.proposals import FORWARD_AGAIN_S, HELD_S_MAX, Proposals
 from keycluster.node.world import RealClock, RealEntropy
 
 ME, N2, N3 = NodeId("n1"), NodeId("n2"), NodeId("n3")
@@ -158,6 +159,38 @@ async def test_a_command_is_held_while_nobody_leads(bench: Bench, nursery: trio.
     await trio.testing.wait_all_tasks_blocked()
     [(peer, forward)] = bench.forwards
     assert (peer, forward.command) == (N2, b"a")
+
+
+async def test_a_command_is_not_held_for_ever(
+    bench: Bench, nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    """A node that has known no leader for so long may be the only one: its callers are to ask another, in good time.
+    Terms that come without a leader don't begin the time anew."""
+    nursery.start_soon(bench.propose, b"a")
+    began = trio.current_time()
+    await trio.sleep(HELD_S_MAX - 0.5)
+    bench.lead(None, 2)
+    await trio.sleep(0.4)
+    assert bench.results == {}
+    await trio.sleep(0.2)
+    assert isinstance(bench.results[b"a"], NobodyLeads)
+    assert trio.current_time() - began < HELD_S_MAX + 0.2
+    assert bench.proposals.statistics().under_way == 0
+
+
+async def test_a_command_whose_leader_was_lost_is_held_as_long(
+    bench: Bench, nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    """It may be in the log of that one: nobody is told that nothing was changed."""
+    bench.lead(N2, 2)
+    nursery.start_soon(bench.propose, b"a")
+    await trio.testing.wait_all_tasks_blocked()
+    bench.lead(None, 3)
+    await trio.sleep(2 * HELD_S_MAX)
+    refusal = bench.results[b"a"]
+    assert isinstance(refusal, NobodyLeads)
+    assert refusal.retryable
+    assert refusal.may_be_made
 
 
 async def test_a_forwarded_command_gets_its_leaders_reply(bench: Bench, nursery: trio.Nursery) -> None:
