@@ -33,6 +33,7 @@ PROOF_S_MAX: Final = 60.0
 """A client that finds lost nodes first waits for each of them."""
 PROVE_AGAIN_S: Final = 0.2
 JOIN_AGAIN_S: Final = 1.0  # Nobody may lead at first.
+LOOK_AGAIN_S: Final = 1.0
 
 Prove = Callable[[], Awaitable[bool]]
 """Whether a write returns."""
@@ -64,8 +65,10 @@ async def make_peace(nemesis: Nemesis, *, prove: Prove) -> None:
     nemesis.note("peace", "everybody returns")
     with trio.move_on_after(PEACE_S_MAX):
         await _finish_joins(region)
-        await _finish_removals(region)
-        await region.until(lambda: not _unsettled(region))
+        while _unsettled(region):
+            await _finish_removals(region)  # Again: a node may find only now that its disk is of no use.
+            with trio.move_on_after(LOOK_AGAIN_S):
+                await region.until(lambda: not _unsettled(region))
         if await prove():
             return
     region.checks.found(

@@ -1,0 +1,145 @@
+"""The nemesis: each fault has an effect, ends in its time, and leaves a region that recovers."""
+
+import random
+
+import pytest
+import trio
+
+from keycluster.cluster.types import SECOND
+from keycluster.simulations.faults import Fault, FaultKind
+from keycluster.simulations.region.finish import make_peace
+from keycluster.simulations.region.nemesis import Nemesis
+from keycluster.simulations.region.node import NodeState
+from keycluster.simulations.region.region import SimRegion
+from keycluster.simulations.region.run import STRIKES, SUPPORTED
+from keycluster.simulations.trace import Trace, What
+from tests.simulations.region.quiet_region import in_region
+
+NOT_HERE = {FaultKind.DUPLICATE, FaultKind.APPLY_HANG, FaultKind.CHANGE_ROLE}
+"""TCP delivers once; apply hangs with its disk alone; the product has no such operation yet."""
+
+
+def fault(kind: FaultKind, number: int = 0, *, at_s: float = 0.1, for_s: float = 0.8, strength: float = 0.6) -> Fault:
+    return Fault(number, int(at_s * SECOND), kind, int(for_s * SECOND), strength, seed=5)
+
+
+def nemesis_of(region: SimRegion, trace: Trace | None = None) -> Nemesis:
+    return Nemesis(region, strikes=STRIKES, trace=trace or Trace())
+
+
+async def write(region: SimRegion) -> bool:
+    await region.operate("CreateAccessKey", account="123456789012")
+    return True
+
+
+async def write_on(region: SimRegion) -> None:
+    while True:
+        await write(region)
+        await trio.sleep(0.05)
+
+
+def test_all_that_a_region_can_suffer_is_supported() -> None:
+    """And what isn't has a reason."""
+    assert set(FaultKind) - set(SUPPORTED) == NOT_HERE
+
+
+@pytest.mark.parametrize("kind", [kind for kind in SUPPORTED if kind is not FaultKind.REMOVE])
+def test_fault_has_an_effect_and_the_region_recovers(kind: FaultKind) -> None:
+    """Under writes; nothing of it is a finding."""
+    trace = Trace(keep=True)
+
+    async def body(region: SimRegion) -> None:
+        nemesis = nemesis_of(region, trace)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(write_on, region)
+            await nemesis.run([fault(kind)], time_ns=6 * SECOND)
+            nursery.cancel_scope.cancel()
+        assert nemesis.counts == {kind.value: 1}
+        await make_peace(nemesis, prove=lambda: write(region))
+        assert region.checks.failures == []
+
+    in_region(body, trace=trace)
+    assert [record.detail[0] for record in trace.records() if record.what == What.FAULT] == [kind.value]
+
+
+def test_removal_takes_none_that_is_needed() -> None:
+    """Of three voters nobody goes; of four one."""
+
+    async def body(region: SimRegion) -> None:
+        nemesis = nemesis_of(region)
+        faults = [fault(FaultKind.REMOVE), fault(FaultKind.ADD_VOTER, 1, at_s=0.2), fault(FaultKind.REMOVE, 2, at_s=4)]
+        await nemesis.run(faults, time_ns=8 * SECOND)
+        assert nemesis.counts == {"add-voter": 1, "remove": 1}
+        await make_peace(nemesis, prove=lambda: write(region))
+        assert len(region.rows()) == 3
+        assert region.checks.failures == []
+
+    in_region(body)
+
+
+def test_faults_of_a_kind_may_overlap() -> None:
+    """A link is whole, a disk fast, a clock right again only when the last fault on it is over."""
+    kinds = (FaultKind.PARTITION, FaultKind.CLOG, FaultKind.LOSS, FaultKind.DISK_SLOW, FaultKind.WALL_JUMP)
+    faults = [
+        fault(kind, number * 10 + again, at_s=0.1 + 0.2 * again, for_s=1 - 0.3 * again, strength=0.4)
+        for number, kind in enumerate(kinds)
+        for again in range(3)
+    ]
+
+    async def body(region: SimRegion) -> None:
+        errors = [node.clock.wall_error_ns for node in region.nodes.values()]
+        delays = [node.disk.delay_s for node in region.nodes.values()]
+        nemesis = nemesis_of(region)
+        await nemesis.run(sorted(faults, key=lambda each: each.at_ns), time_ns=2 * SECOND)
+        assert nemesis.counts.total() == len(faults)
+        assert [node.clock.wall_error_ns for node in region.nodes.values()] == errors
+        assert [node.disk.delay_s for node in region.nodes.values()] == delays
+        with trio.fail_after(5):
+            await region.until(lambda: len(region.serving()) == 3)
+
+    in_region(body)
+
+
+def test_disks_lose_data_one_at_a_time() -> None:
+    """While it is open what becomes of one nothing else happens, and it must not be needed."""
+
+    async def body(region: SimRegion) -> None:
+        nemesis = nemesis_of(region)
+        faults = [
+            fault(FaultKind.BIT_ROT, 1, at_s=0.1),
+            fault(FaultKind.CRASH_ALL, 2, at_s=0.2),
+            fault(FaultKind.BIT_ROT, 3, at_s=0.3),
+        ]
+        await nemesis.run(faults, time_ns=SECOND // 2)
+        assert nemesis.counts == {"bit-rot": 1}
+        assert len([node for node in region.nodes.values() if node.state is not NodeState.UP]) <= 1
+
+    in_region(body)
+
+
+def test_left_out_fault_changes_no_other() -> None:
+    """Each draws by its own numbers: so a schedule can be shrunk."""
+
+    def struck(faults: list[Fault]) -> list[tuple[object, ...]]:
+        trace = Trace(keep=True)
+
+        async def body(region: SimRegion) -> None:
+            await nemesis_of(region, trace).run(faults, time_ns=2 * SECOND)
+
+        in_region(body, trace=trace)
+        return [record.detail for record in trace.records() if record.what == What.FAULT]
+
+    one, two = fault(FaultKind.DRIFT, 0), fault(FaultKind.DISK_SLOW, 1, at_s=1)
+    assert struck([one, two]) == struck([one]) + struck([two])
+
+
+def test_victim_is_often_the_leader() -> None:
+    """Most bugs are about its loss."""
+
+    async def body(region: SimRegion) -> None:
+        nemesis, rng = nemesis_of(region), random.Random(1)
+        victims = [nemesis.victim(rng) for _ in range(300)]
+        assert 0.5 < victims.count(region.leader()) / len(victims) < 0.8
+        assert len(set(victims)) == 3
+
+    in_region(body)
