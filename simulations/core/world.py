@@ -17,7 +17,7 @@ from keycluster.cluster.peer_messages import ReplicaMessage
 from keycluster.cluster.raft.config import RaftConfig
 from keycluster.cluster.raft.messages import Entry, Membership
 from keycluster.cluster.raft.ready import ReadAnswer
-from keycluster.cluster.replica import ReplicaConfig
+from keycluster.cluster.replica import NOTHING_TO_DO, ReplicaConfig, ReplicaReady
 from keycluster.cluster.types import SECOND, ClusterTime, Instant, LogIndex, NodeId, Term
 from keycluster.cluster.witness import RolledBack
 from keycluster.simulations.core.contract import Contract
@@ -226,6 +226,17 @@ class World:
         if member is None:
             return
         ready = member.replica.ready()
+        if ready is not NOTHING_TO_DO:  # Two of five inputs lead to nothing.
+            self._work_off(machine, member, now, ready)
+        machine.tick_due = member.replica.next_wakeup(now)
+        if machine.tick_due < machine.wakes_at:
+            self._wake(machine)
+        self.contract.stepped(machine, member, self.t, now)
+        door = machine.door
+        if door is not None and (door.in_log or door.unsettled or door.answers):
+            self._at_door(door, now)
+
+    def _work_off(self, machine: Machine, member: Member, now: Instant, ready: ReplicaReady) -> None:
         if ready.messages:
             self._send_all(machine, ready.messages)
         if ready.persist is not None:
@@ -236,13 +247,6 @@ class World:
             self._read_answers(machine, now, ready.reads)
         if ready.snapshot_chunk or ready.snapshot_install or ready.snapshots_wanted or ready.snapshot_reads:
             self.storage.take_snapshots(machine, ready)
-        machine.tick_due = member.replica.next_wakeup(now)
-        if machine.tick_due < machine.wakes_at:
-            self._wake(machine)
-        self.contract.stepped(machine, member, self.t, now)
-        door = machine.door
-        if door is not None and (door.in_log or door.unsettled or door.answers):
-            self._at_door(door, now)
 
     def _at_door(self, door: Door, now: Instant) -> None:
         """After each input of a machine at whose door something waits."""
