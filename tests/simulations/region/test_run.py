@@ -91,9 +91,10 @@ def test_run_leaves_logging_as_it_was() -> None:
 
 def test_run_finds_a_node_that_serves_without_a_lease(monkeypatch: pytest.MonkeyPatch) -> None:
     """From the inside: what is settled isn't applied by all that may serve."""
+    kinds = (FaultKind.PARTITION, FaultKind.PAUSE)
+    assert run(spec(time_s=1, kinds=())).failures == []  # The region that it starts from is a good one.
     monkeypatch.setattr(Replica, "may_serve", lambda replica, now: True)
-    kinds = (FaultKind.PARTITION, FaultKind.PAUSE, FaultKind.CRASH)
-    assert any("settled" in checkers(run(spec(seed, time_s=6, kinds=kinds))) for seed in range(4))
+    assert "settled" in checkers(run(spec(time_s=6, kinds=kinds)))
 
 
 def test_run_finds_a_region_that_never_recovers(monkeypatch: pytest.MonkeyPatch) -> None:
