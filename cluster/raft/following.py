@@ -7,7 +7,7 @@ from keycluster.cluster.raft.messages import AppendEntries, AppendReply, Entry
 from keycluster.cluster.types import LogIndex, NodeId, Term
 
 _REPLACED = Mark("entries of an earlier leader are replaced")
-_BUSY = Mark("an append comes while a snapshot is being installed")
+_BUSY = Mark("an append comes while a snapshot is being installed", within=("core",))
 
 
 class Following:

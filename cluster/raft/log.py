@@ -21,7 +21,7 @@ from keycluster.cluster.marks import Mark
 from keycluster.cluster.raft.messages import Entry, SnapshotMeta, entry_bytes
 from keycluster.cluster.types import LogIndex, Term
 
-_TAKEN_BACK = Mark("a write under way loses what it covered")
+_TAKEN_BACK = Mark("a write under way loses what it covered", within=("core",))
 
 
 class LogReader(Protocol):

@@ -13,7 +13,7 @@ from keycluster.cluster.raft.ready import IncomingChunk
 from keycluster.cluster.types import NodeId, Term
 
 _INSTALLED = Mark("a member catches up by a snapshot")
-_REFUSED = Mark("a snapshot is refused")
+_REFUSED = Mark("a snapshot is refused", within=("core",))
 
 
 @dataclass(slots=True)
