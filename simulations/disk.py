@@ -98,6 +98,7 @@ class CrashDisk:
         """Called when `crash_after` comes true, from within the operation."""
         self.syncs_lie = False
         self.bytes_max: int | None = None
+        self.rots_next: str | None = None  # A file's name: one bit of what is written to it next lies wrong.
         self.delay_s = 0.0  # How long `run` takes on the simulation's clock, beside stalls.
         self.operations = 0  # Writes, syncs, truncations, removals and renames so far.
         self.epoch = 0
@@ -152,6 +153,9 @@ class CrashDisk:
         if offset == 0 and file.content:
             self.truncate_file(file, 0)
         self.write_file(file, offset, content)
+        if path.name == self.rots_next and content:
+            self.rots_next = None
+            self.flip(path, offset + self._random.randrange(len(content)), 1 << self._random.randrange(8))
 
     def read_at(self, path: Path, offset: int, count: int) -> bytes:
         file = self._existing(path)

@@ -14,13 +14,18 @@ from keycluster.simulations.faults import Fault, FaultKind
 from keycluster.simulations.region.member_faults import VOTERS_MIN, replace
 from keycluster.simulations.region.nemesis import Nemesis, Strike
 from keycluster.simulations.region.node import Excuse, NodeState, SimNode
+from keycluster.simulations.region.rot import commits_lost
 
 CALM_S_MAX = 8.0
 CLEAR_S_MAX = 15.0
+SNAPSHOT_CHANCE = 0.4  # That it hits a snapshot on its way instead of a node that was switched off.
+SNAPSHOTS = ("snapshot.in", "snapshot.out.unfinished")
 
 
 def bit_rot(nemesis: Nemesis, fault: Fault, rng: random.Random) -> str | None:
     node = nemesis.victim(rng)
+    if node is not None and rng.random() < SNAPSHOT_CHANCE:
+        return _rot_snapshot(nemesis, fault, node, rng)
     if node is None or not _can_be_spared(nemesis, node):
         return None
     nemesis.in_background(partial(_rot, nemesis, node, rng, fault.for_ns))
@@ -36,6 +41,18 @@ def rolled_back(nemesis: Nemesis, fault: Fault, rng: random.Random) -> str | Non
     return node.name
 
 
+def _rot_snapshot(nemesis: Nemesis, fault: Fault, node: SimNode, rng: random.Random) -> str:
+    """The next snapshot that the node makes or gets, within a while: it must be refused, and another one made."""
+    name = rng.choice(SNAPSHOTS)
+    node.disk.rots_next = name
+
+    def end() -> None:
+        node.disk.rots_next = None
+
+    nemesis.lasts(fault, end)
+    return f"{name} of {node.name}"
+
+
 async def _rot(nemesis: Nemesis, node: SimNode, rng: random.Random, down_ns: int) -> None:
     if not await _calm(nemesis, node):
         return
@@ -45,6 +62,9 @@ async def _rot(nemesis: Nemesis, node: SimNode, rng: random.Random, down_ns: int
     offset = rng.randrange(len(files[path]))
     node.disk.flip(path, offset, 1 << rng.randrange(8))
     nemesis.note("bit-rot", f"{node.name}: {path.name} at {offset} of {len(files[path])}")
+    lost = commits_lost(files[path], node.disk.files()[path]) if path.name.endswith("-wal") else 0
+    if lost > 1:
+        nemesis.region.checks.found("damage", f"{node.name}: {lost} commits of {path.name} would be gone unnoticed")
     node.excuses.add(Excuse.ROTTEN)
     await _until_clear(nemesis, node, down_ns)
 
