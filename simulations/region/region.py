@@ -123,6 +123,7 @@ class SimRegion:
         self.checks = checks
         self.checks.nodes = self.nodes
         self._moved = trio.Event()
+        self._is_watched = False
         self.checks.on_move = self._move
         self.checks.on_end = lambda node: wire.after(RESTART_NS, self.start, node)
         self._seed = seed
@@ -304,6 +305,7 @@ class SimRegion:
     async def until(self, condition: Callable[[], bool]) -> None:
         """Looks after each step of any node."""
         while not condition():
+            self._is_watched = True
             await self._moved.wait()
 
     async def demolish(self) -> None:
@@ -316,7 +318,8 @@ class SimRegion:
                 node.disk.close()
 
     def _move(self) -> None:
-        if self._moved.statistics().tasks_waiting:
+        if self._is_watched:
+            self._is_watched = False
             self._moved.set()
             self._moved = trio.Event()
 
