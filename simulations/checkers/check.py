@@ -12,6 +12,7 @@ from keycluster.simulations.checkers.key_aspects import ASPECTS, KeyAspect
 from keycluster.simulations.checkers.key_model import KeyModel
 from keycluster.simulations.checkers.linearizability import STEPS_MAX, Model, Verdict, check_linearizable
 from keycluster.simulations.checkers.partitions import Partitions
+from keycluster.simulations.checkers.refusals import check_refusals
 from keycluster.simulations.checkers.register_model import RegisterModel
 from keycluster.simulations.runs import Failure
 
@@ -26,13 +27,17 @@ FAILURES_SHOWN: Final = 20
 """Of one checker: one bug can spoil thousands of calls."""
 
 
-def check_all(history: History, *, known_keys: Collection[str] = (), steps_max: int = STEPS_MAX) -> list[Failure]:
-    """What is wrong with a run, by what its clients saw. `known_keys`: made before the history began."""
+def check_all(
+    history: History, *, known_keys: Collection[str] = (), asks_amiss: bool = False, steps_max: int = STEPS_MAX
+) -> list[Failure]:
+    """What is wrong with a run, by what its clients saw. `known_keys`: made before the history began. `asks_amiss`:
+    clients ask for what must be refused whatever the state is, so any refusal may be right."""
     found = [
         check_linearizability(history, known_keys=known_keys, steps_max=steps_max),
         check_currency(history),
         check_ciphertexts(history),
         check_idempotency(history, known_keys=known_keys),
+        [] if asks_amiss else check_refusals(history),
     ]
     return [failure for failures in found for failure in _shortened(failures)]
 

@@ -25,7 +25,8 @@ def test_each_checker_is_asked() -> None:
     script.do("Encrypt", {"KeyId": KEY, "Plaintext": b"x"}, refused("DisabledException"))
     script.do("Decrypt", {"CiphertextBlob": b"forged"}, ok({"KeyId": KEY, "Plaintext": b"x"}))
     script.do("CreateKey", {}, refused("LimitExceededException"), request_id="r")
-    assert _checkers(script) == ["linearizability", "currency", "ciphertexts", "idempotency"]
+    script.do("GetKeyPolicy", {"KeyId": KEY}, refused("ValidationException"))
+    assert _checkers(script) == ["linearizability", "currency", "ciphertexts", "idempotency", "refusals"]
 
 
 def test_register_is_checked_too() -> None:
