@@ -72,6 +72,7 @@ async def take_out(nemesis: Nemesis, node: SimNode) -> None:
         await region.operate("RemoveNode", node_id=node.name)
     except KmsError:
         region.removed.discard(node.name)  # The placement doesn't allow it now.
+        node.excuses.discard(Excuse.REMOVED)
     except TOO_LATE:
         return
     region.asked_to_leave.discard(node.name)
