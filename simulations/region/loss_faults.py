@@ -14,18 +14,19 @@ from keycluster.simulations.faults import Fault, FaultKind
 from keycluster.simulations.region.member_faults import VOTERS_MIN, replace
 from keycluster.simulations.region.nemesis import Nemesis, Strike
 from keycluster.simulations.region.node import Excuse, NodeState, SimNode
+from keycluster.simulations.region.node_faults import NO_LOG_KEPT
 from keycluster.simulations.region.rot import commits_lost
 
 CALM_S_MAX = 8.0
 CLEAR_S_MAX = 15.0
 SNAPSHOT_CHANCE = 0.4  # That it hits a snapshot on its way instead of a node that was switched off.
-SNAPSHOTS = ("snapshot.in", "snapshot.out.unfinished")
+SNAPSHOT = "snapshot.in"
 
 
 def bit_rot(nemesis: Nemesis, fault: Fault, rng: random.Random) -> str | None:
     node = nemesis.victim(rng)
     if node is not None and rng.random() < SNAPSHOT_CHANCE:
-        return _rot_snapshot(nemesis, fault, node, rng)
+        return _rot_snapshot(nemesis, fault, node)
     if node is None or not _can_be_spared(nemesis, node):
         return None
     nemesis.in_background(partial(_rot, nemesis, node, rng, fault.for_ns))
@@ -41,16 +42,24 @@ def rolled_back(nemesis: Nemesis, fault: Fault, rng: random.Random) -> str | Non
     return node.name
 
 
-def _rot_snapshot(nemesis: Nemesis, fault: Fault, node: SimNode, rng: random.Random) -> str:
-    """The next snapshot that the node makes or gets, within a while: it must be refused, and another one made."""
-    name = rng.choice(SNAPSHOTS)
-    node.disk.rots_next = name
+def _rot_snapshot(nemesis: Nemesis, fault: Fault, node: SimNode) -> str:
+    """It is down while the others' logs go past it, and the snapshot that it gets then lies on its disk with a flipped
+    bit: it must be refused, and another one made."""
+    node.disk.rots_next = SNAPSHOT
+    node.crash("crash before a rotten snapshot")
+    nemesis.start_after(node, fault.for_ns)
+    others = [other for other in nemesis.region.nodes.values() if other is not node and other.running is not None]
+    for other in others:
+        if other.running is not None:
+            other.running.driver.retention = NO_LOG_KEPT
 
     def end() -> None:
-        node.disk.rots_next = None
+        for other in others:
+            if other.running is not None:
+                other.running.driver.retention = other.retention
 
     nemesis.lasts(fault, end)
-    return f"{name} of {node.name}"
+    return f"the next snapshot of {node.name}"
 
 
 async def _rot(nemesis: Nemesis, node: SimNode, rng: random.Random, down_ns: int) -> None:
@@ -79,6 +88,9 @@ async def _roll_back(nemesis: Nemesis, node: SimNode, rng: random.Random, down_n
     if nemesis.is_over or node.state is not NodeState.UP or not await _calm(nemesis, node):
         return
     node.crash("crash before its roll-back")
+    seal = node.config.seal.path
+    if seal is not None:  # It isn't on the disk that is put back, and may have been away when that was copied.
+        copy[seal] = node.disk.files()[seal]
     node.disk.fill(copy)
     nemesis.note("rolled-back", node.name)
     node.excuses.add(Excuse.OLD_DISK)

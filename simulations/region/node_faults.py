@@ -65,9 +65,9 @@ def restart(nemesis: Nemesis, fault: Fault, rng: random.Random) -> str | None:
 def sealed_restart(nemesis: Nemesis, fault: Fault, rng: random.Random) -> str | None:
     """The machine comes up, the key file is on a stick that somebody has in his pocket."""
     node = nemesis.victim(rng)
-    if node is None or node.config.seal.path is None:
+    path = node.config.seal.path if node is not None else None
+    if node is None or path is None or not node.disk.exists(path):
         return None
-    path = node.config.seal.path
     node.crash()
     content = node.disk.files()[path]
     node.disk.remove(path)
