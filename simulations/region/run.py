@@ -19,7 +19,7 @@ import trio
 from keycluster.cluster.marks import all_marks, forget_hits
 from keycluster.node.raft_driver import DEFAULT_RETENTION, LogRetention
 from keycluster.simulations.checkers.check import check_all
-from keycluster.simulations.checkers.history import History
+from keycluster.simulations.checkers.history import History, OutcomeKind
 from keycluster.simulations.faults import Fault, FaultKind, draw_schedule
 from keycluster.simulations.region.deterministic import run_deterministically
 from keycluster.simulations.region.finish import demand_liveness, make_peace
@@ -42,6 +42,7 @@ SUPPORTED: Final[tuple[FaultKind, ...]] = tuple(kind for kind in FaultKind if ki
 GAP_SCALE: Final = 2.0  # Fewer faults to a second than in the core simulator: a node has more to do in between.
 BEGIN_S_MAX: Final = 20.0
 REGION: Final = "region"
+LAST_LOOK: Final = "last-look"
 VOTERS: Final = (3, 3, 3, 5, 5)
 LEARNERS: Final = (0, 0, 1, 2)
 AZS: Final = (3, 3, 3, 2, 1)
@@ -165,7 +166,12 @@ class _Run:
                 await work.let_time_pass(days=days)
             except trio.TooSlowError:
                 region.checks.found("liveness", f"what is due {days} days later isn't done")
+        asked = len(self._history.calls)
         await work.last_look(blobs_max=BLOBS_MAX)
+        for call in self._history.calls[asked:]:
+            if call.kind not in (OutcomeKind.OK, OutcomeKind.REFUSED):
+                region.checks.found(LAST_LOOK, f"all is well, and this has no answer: {call.describe()}")
+        region.checks.look_at_logs()
         region.checks.look_on_disks()
         region.checks.look_at_doors()
 

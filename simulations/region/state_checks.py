@@ -25,6 +25,7 @@ from keycluster.simulations.trace import Trace, What
 
 FAILURES_MAX = 20  # A run that goes wrong goes wrong again and again.
 HASH_BYTES = 8
+LOG_BYTES_MAX = 1 << 30  # All of it.
 
 _LEADERS, _ENTRIES, _DIGESTS = "leaders", "entries", "digests"
 _SETTLED, _ENDINGS, _LOG = "settled", "endings", "log"
@@ -69,6 +70,20 @@ class StateChecks:
         for node in self.nodes.values():
             self.secrecy.look_on_disk(node)
 
+    def look_at_logs(self) -> None:
+        """At the end: what is committed in a log is what was applied there (log matching, leader completeness)."""
+        for node in self.nodes.values():
+            running = node.running
+            if running is None:
+                continue
+            log, commit = running.stores.log, running.replica.core.commit_index
+            for entry in log.entries(log.first_index, LogIndex(commit + 1), LOG_BYTES_MAX):
+                known = self._entries.get(entry.index)
+                if known is not None and known != _fact_of(entry):
+                    self.found(
+                        _ENTRIES, f"{node.name} has {entry.term} committed at {entry.index}, applied is {known[0]}"
+                    )
+
     def look_at_doors(self) -> None:
         """At the end: no byte is changed on its way here, and no client of ours sends what isn't the protocol."""
         for node in self.nodes.values():
@@ -91,7 +106,7 @@ class StateChecks:
         del outcomes
         self.secrecy.learn_rows(node, touched)
         for entry in entries:
-            fact = (entry.term, int(entry.kind), hashlib.sha256(entry.payload).digest()[:HASH_BYTES])
+            fact = _fact_of(entry)
             known = self._entries.setdefault(entry.index, fact)
             if known != fact:
                 self.found(_ENTRIES, f"{node.name} applied {fact[:2]} at {entry.index}, another node {known[:2]}")
@@ -200,6 +215,10 @@ class StateChecks:
     def note(self, node: SimNode, what: str, *detail: int | str | bytes | None) -> None:
         """In the node's lane of the trace."""
         self._trace.note(self._now_ns(), node.name, what, *detail)
+
+
+def _fact_of(entry: Entry) -> tuple[Term, int, bytes]:
+    return entry.term, int(entry.kind), hashlib.sha256(entry.payload).digest()[:HASH_BYTES]
 
 
 def _nothing() -> None:
