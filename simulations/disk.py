@@ -30,6 +30,7 @@ from keycluster.cluster.seams import FolderInUse
 from keycluster.simulations.sqlite_vfs import SECTOR_BYTES, CrashVfs, seed_sqlite
 
 _JULIAN_START_MS = 213_000_000_000_000  # Some day in 2037: SQLite wants a time, nothing of ours rests on it.
+ROTTEN_BYTES = 1_024  # Of which one bit is wrong: most of a small database is zeros, which nobody reads.
 _numbers = count(1)
 
 T = TypeVar("T")
@@ -98,7 +99,7 @@ class CrashDisk:
         """Called when `crash_after` comes true, from within the operation."""
         self.syncs_lie = False
         self.bytes_max: int | None = None
-        self.rots_next: str | None = None  # A file's name: one bit of what is written to it next lies wrong.
+        self.rots_next: str | None = None  # A file's name: what is written to it next lies wrong, a bit here and there.
         self.delay_s = 0.0  # How long `run` takes on the simulation's clock, beside stalls.
         self.operations = 0  # Writes, syncs, truncations, removals and renames so far.
         self.epoch = 0
@@ -155,7 +156,9 @@ class CrashDisk:
         self.write_file(file, offset, content)
         if path.name == self.rots_next and content:
             self.rots_next = None
-            self.flip(path, offset + self._random.randrange(len(content)), 1 << self._random.randrange(8))
+            for start in range(0, len(content), ROTTEN_BYTES):
+                place = start + self._random.randrange(min(ROTTEN_BYTES, len(content) - start))
+                self.flip(path, offset + place, 1 << self._random.randrange(8))
 
     def read_at(self, path: Path, offset: int, count: int) -> bytes:
         file = self._existing(path)
