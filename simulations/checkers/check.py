@@ -1,6 +1,6 @@
 """All checkers over one history."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any, Final
 
 from keycluster.simulations.checkers.alias_model import AliasModel
@@ -8,7 +8,7 @@ from keycluster.simulations.checkers.ciphertexts import check_ciphertexts
 from keycluster.simulations.checkers.currency import check_currency
 from keycluster.simulations.checkers.history import Call, History
 from keycluster.simulations.checkers.idempotency import check_idempotency
-from keycluster.simulations.checkers.key_aspects import ASPECTS, KeyAspect
+from keycluster.simulations.checkers.key_aspects import parts_of
 from keycluster.simulations.checkers.key_model import KeyModel
 from keycluster.simulations.checkers.linearizability import STEPS_MAX, Model, Verdict, check_linearizable
 from keycluster.simulations.checkers.partitions import Partitions
@@ -58,18 +58,18 @@ def check_linearizability(
 
 
 def _check_key(key: str, calls: list[Call], steps_max: int) -> list[Failure]:
-    """The whole, and where that takes too long aspect by aspect."""
+    """The whole, and where that takes too long part by part."""
     whole = _check(f"key {key}", calls, KeyModel(), max(1, steps_max // WHOLE_PART))
     if not any(failure.checker == UNDECIDED for failure in whole):
         return whole
     return [
         failure
-        for aspect in ASPECTS
-        for failure in _check(f"{aspect} of key {key}", calls, KeyAspect(aspect), steps_max)
+        for part, model, seen in parts_of(calls)
+        for failure in _check(f"{part} of key {key}", seen, model, steps_max)
     ]
 
 
-def _check(subject: str, calls: list[Call], model: Model[Any], steps_max: int) -> list[Failure]:
+def _check(subject: str, calls: Sequence[Call], model: Model[Any], steps_max: int) -> list[Failure]:
     result = check_linearizable(calls, model, steps_max=steps_max)
     if result.verdict is Verdict.LINEARIZABLE:
         return []

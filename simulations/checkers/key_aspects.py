@@ -8,10 +8,11 @@ A history that is linearizable is so in every part, so what is found in a part i
 two things that no state tells of.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
-from keycluster.simulations.checkers.history import Call, Members
+from keycluster.simulations.checkers.history import Call, Members, ok
 from keycluster.simulations.checkers.key_model import ABSENT, LIMIT_EXCEEDED, Key, KeyModel, tag_pairs
 
 ASPECTS: Final[dict[str, frozenset[str]]] = {
@@ -34,6 +35,35 @@ _ABOUT: Final[dict[str, str]] = {
     "UpdateKeyDescription": "description",
 }
 """Changes of one aspect alone."""
+
+
+def parts_of(calls: Sequence[Call]) -> Iterator[tuple[str, "KeyAspect", Sequence[Call]]]:
+    """All parts of a key, each with its name, its model and the calls as it sees them. Each tag is a part."""
+    for aspect in ASPECTS:
+        if aspect != "tags":
+            yield aspect, KeyAspect(aspect), calls
+    keys = {tag["TagKey"] for call in calls for tag in _tags_in(call)}
+    for key in sorted(keys):
+        yield f"tag {key!r}", KeyAspect("tags"), [_with_one_tag(call, key) for call in calls]
+
+
+def _tags_in(call: Call) -> Iterable[Members]:
+    yield from call.arguments.get("Tags") or ()
+    if call.is_ok and call.operation == "ListResourceTags":
+        yield from call.value["Tags"]
+
+
+def _with_one_tag(call: Call, key: str) -> Call:
+    """As if the key could have no other tag."""
+    if call.arguments.get("Tags"):
+        return replace(call, arguments={**call.arguments, "Tags": _only(call.arguments["Tags"], key)})
+    if call.is_ok and call.operation == "ListResourceTags":
+        return replace(call, outcome=ok({**call.value, "Tags": _only(call.value["Tags"], key)}))
+    return call
+
+
+def _only(tags: Iterable[Members], key: str) -> tuple[Members, ...]:
+    return tuple(tag for tag in tags if tag["TagKey"] == key)
 
 
 class KeyAspect:

@@ -1,6 +1,7 @@
 """A key seen in part: long searches end, and what is wrong in a part is found."""
 
-from collections.abc import Callable
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
@@ -21,7 +22,7 @@ def muddled() -> Script:
     script.do("CreateKey", {}, ok({"KeyMetadata": described(KEY)}), request_id="r")
     script.do("PutKeyPolicy", {"KeyId": KEY, "Policy": "p"}, key=KEY)
     for number in range(ROUNDS):
-        tags = [{"TagKey": f"t{number}", "TagValue": "1"}]
+        tags = [{"TagKey": f"t{number}", "TagValue": "1"}, {"TagKey": "all", "TagValue": f"{number}"}]
         for operation, arguments in (
             ("TagResource", {"Tags": tags}),
             ("UpdateKeyDescription", {"Description": f"d{number}"}),
@@ -36,8 +37,22 @@ def read(script: Script, operation: str, answer: Members) -> None:
     script.do(operation, {"KeyId": KEY}, ok(answer), key=KEY)
 
 
-def finish(script: Script, *, tag: str = "t3", policy: str = "p0", description: str = "d4", days: int = 91) -> None:
-    read(script, "ListResourceTags", {"Tags": [{"TagKey": tag, "TagValue": "1"}], "Truncated": False})
+SOME = (("t3", "1"), ("all", "3"))
+
+
+def finish(
+    script: Script,
+    *,
+    tags: Sequence[tuple[str, str]] = SOME,
+    policy: str = "p0",
+    description: str = "d4",
+    days: int = 91,
+) -> None:
+    read(
+        script,
+        "ListResourceTags",
+        {"Tags": [{"TagKey": tag, "TagValue": value} for tag, value in tags], "Truncated": False},
+    )
     read(script, "GetKeyPolicy", {"Policy": policy})
     read(script, "DescribeKey", {"KeyMetadata": described(KEY, Description=description)})
     read(script, "GetKeyRotationStatus", {"KeyRotationEnabled": True, "RotationPeriodInDays": days})
@@ -50,12 +65,14 @@ def test_what_is_too_much_as_a_whole_is_decided_in_parts() -> None:
     assert check_all(script.history) == []
 
 
-@pytest.mark.parametrize("wrong", [{"tag": "t9"}, {"policy": "p9"}, {"description": "d9"}, {"days": 365}])
-def test_what_is_wrong_in_a_part_is_found(wrong: dict[str, str | int]) -> None:
+@pytest.mark.parametrize(
+    "wrong",
+    [{"tags": [*SOME, ("t9", "1")]}, {"tags": [("t3", "2")]}, {"policy": "p9"}, {"description": "d9"}, {"days": 365}],
+)
+def test_what_is_wrong_in_a_part_is_found(wrong: dict[str, Any]) -> None:
     """An answer that nothing explains, among many changes that may or may not have been made."""
     script = muddled()
-    finish_wrongly: Callable[..., None] = finish
-    finish_wrongly(script, **wrong)
+    finish(script, **wrong)
     assert "linearizability" in {failure.checker for failure in check_all(script.history)}
 
 
