@@ -151,8 +151,6 @@ def _leave(folder: Path, torture: "Torture") -> None:
 
     for name in ("torture.txt", "torture.html", "torture.json"):
         (folder / name).unlink(missing_ok=True)
-    with (folder / "history.jsonl").open("w") as file:
-        file.writelines(f"{line}\n" for line in torture.history.to_json_lines())
     report = torture.report
     if report.failures:
         (folder / "torture.json").write_text((report.drawn or report.spec).to_json() + "\n")

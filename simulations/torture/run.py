@@ -41,8 +41,9 @@ EPOCH_NS: Final = 20 * SECOND  # Then other faults come.
 BEGIN_S_MAX: Final = 60.0
 PROOF_S: Final = 20.0
 BLOBS_MAX: Final = 200  # Of the ciphertexts of a run, opened again at its end.
-STEPS_MAX: Final = 5_000_000  # Of the search for an order, for each key: a quarter of a minute.
+STEPS_MAX: Final = 1_000_000  # Of the search for an order, for each key: some seconds, of which a run has many.
 WORKLOAD_ALIASES: Final = "alias/sim-"
+HISTORY: Final = "history.jsonl"
 VISITOR: Final = "visitor"
 CLIENTS_DEFAULT: Final = 6
 RATE_DEFAULT: Final = 40.0
@@ -63,7 +64,8 @@ class Torture:
 
 
 def run_in(folder: Path, torture: Torture, *, progress: Progress | None = None) -> None:
-    """In a folder of `dev`, new or not. What is found is in the report; also when it is interrupted. Blocking.
+    """In a folder of `dev`, new or not, which also gets the history. What is found is in the report; also when it is
+    interrupted. Blocking.
 
     Raises `RegionUnfit`.
     """
@@ -79,6 +81,8 @@ def run_in(folder: Path, torture: Torture, *, progress: Progress | None = None) 
             raise KeyboardInterrupt from None
         raise
     finally:
+        with (folder / HISTORY).open("w") as file:  # Before it is judged: that may take a minute.
+            file.writelines(f"{line}\n" for line in torture.history.to_json_lines())
         report.failures += judge(torture.history, known_keys=torture.known_keys)
         _note_offences(torture)
         report.operations.update(f"{call.operation} {call.kind.value}" for call in torture.history.calls)
