@@ -1,15 +1,17 @@
 """A world whose members have doors, and callers who come to them."""
 
 from collections.abc import Sequence
-from typing import Any
 
+from keycluster.cluster.raft.config import RaftConfig
 from keycluster.cluster.raft.messages import Entry
 from keycluster.cluster.raft.ready import ReadAnswer
 from keycluster.cluster.types import MILLISECOND, Instant, NodeId, Term
 from keycluster.simulations.core.clients import Callers
 from keycluster.simulations.core.door import Acknowledged, Answer, Door, Request
 from keycluster.simulations.core.machine import ANY_LIFE, Machine
+from keycluster.simulations.core.network import Network
 from keycluster.simulations.core.world import World
+from keycluster.simulations.trace import Trace
 
 CALL_NS_MIN = 200_000  # One way between a caller and a node, …
 CALL_NS_SPREAD = 800_000  # … and up to so much more.
@@ -17,8 +19,19 @@ REFUSED_NS = 1 * MILLISECOND  # Until a caller knows that a node is down.
 
 
 class ServedWorld(World):
-    def __init__(self, seed: int | str, *, clients: int, operations_per_s: float, **world: Any) -> None:
-        super().__init__(seed, **world)
+    def __init__(
+        self,
+        seed: int | str,
+        *,
+        clients: int,
+        operations_per_s: float,
+        voters: int,
+        learners: int,
+        raft: RaftConfig,
+        network: Network,
+        trace: Trace,
+    ) -> None:
+        super().__init__(seed, voters=voters, learners=learners, raft=raft, network=network, trace=trace)
         self.acknowledged = Acknowledged()
         self.callers = Callers(self, seed, count=clients, operations_per_s=operations_per_s, ask=self._ask)
 

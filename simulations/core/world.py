@@ -259,7 +259,8 @@ class World:
             self.pause(machine.node)
         elif machine.member is not None:
             ready = machine.member.replica.ready()
-            self._send_all(machine, ready.messages[: trap.rng.randint(0, len(ready.messages))])
+            sent = trap.rng.randint(0, len(ready.messages))
+            self._send_all(machine, ready.messages[:sent])
             if ready.persist is not None and machine.writing is None and trap.rng.random() < 0.5:
                 self.storage.write_now(machine, [ready.persist])
             self.contract.stepped(machine, machine.member, self.t, now)
