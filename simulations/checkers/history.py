@@ -111,6 +111,9 @@ class Call:
     """None: still without an answer when the history ended."""
     ended: int = NEVER
     outcome: Outcome | None = None
+    made: int = NEVER
+    """Of a change whose outcome its caller never learnt: the event by which every node acted on it, where somebody who
+    sees the nodes knows that it was made."""
     node: str | None = None
     """Who answered, where that is known."""
     access_key_id: str | None = None
@@ -160,6 +163,7 @@ class Call:
             "outcome": None
             if outcome is None
             else {"kind": outcome.kind.value, "value": _to_json(outcome.value), "code": outcome.code},
+            "made": None if self.made == NEVER else self.made,
             "node": self.node,
             "access_key_id": self.access_key_id,
         }
@@ -172,6 +176,7 @@ class Call:
                 **value,
                 "arguments": _from_json(value["arguments"]),
                 "ended": NEVER if value["ended"] is None else value["ended"],
+                "made": NEVER if value.get("made") is None else value["made"],
                 "outcome": None
                 if outcome is None
                 else Outcome(OutcomeKind(outcome["kind"]), _from_json(outcome["value"]), outcome["code"]),

@@ -9,7 +9,7 @@ Four things keep the search short, and change no verdict:
 * A read that fits happens at once: whatever order has it later stays one with it here. Not so a change that happens to
   change nothing here: it may be needed after another one.
 * A call of unknown outcome may happen at any time from its beginning, or never. So it need not be placed, and is only
-  tried where it changes something.
+  tried where it changes something. (One that is known to have been made must be, like all others.)
 * Of unknown calls that ask for the same, the one that began first goes first: an order stays one with them swapped.
 * Of two places that differ only in that more unknown calls have happened at one of them, that one is not searched: all
   that can come after it can come after the other one.
@@ -19,12 +19,12 @@ each object of it is (Herlihy and Wing, 1990, "locality").
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from operator import le
 from typing import Final, Generic, NamedTuple, Protocol, TypeVar
 
-from keycluster.simulations.checkers.history import Call, OutcomeKind
+from keycluster.simulations.checkers.history import NEVER, Call, OutcomeKind
 
 STEPS_MAX: Final = 200_000
 """Steps of the model that a partition may take before the search gives up: about a second."""
@@ -110,9 +110,9 @@ class _TooLong(Exception):
 class _Search(Generic[S]):
     def __init__(self, calls: Iterable[Call], model: Model[S], steps_max: int) -> None:
         ordered = sorted(calls, key=lambda call: call.began)
-        self._must = [call for call in ordered if call.kind in (OutcomeKind.OK, OutcomeKind.REFUSED)]
+        self._must = [must for call in ordered if (must := _that_must_happen(call)) is not None]
         self._is_read = [call.kind is OutcomeKind.REFUSED or model.is_read(call) for call in self._must]
-        self._groups = _groups([call for call in ordered if call.kind is OutcomeKind.UNKNOWN])
+        self._groups = _groups([call for call in ordered if call.kind is OutcomeKind.UNKNOWN and call.made == NEVER])
         self._model = model
         self._steps_max = steps_max
         self._steps = 0
@@ -230,6 +230,15 @@ def _after(place: _Place[S], index: int, state: S) -> _Place[S]:
 
 def _reach(place: _Place[S]) -> int:
     return place.first + place.ahead.bit_count()
+
+
+def _that_must_happen(call: Call) -> Call | None:
+    """As it counts: what was made without its caller's knowing ended when every node acted on it."""
+    if call.kind in (OutcomeKind.OK, OutcomeKind.REFUSED):
+        return call
+    if call.kind is OutcomeKind.UNKNOWN and call.made != NEVER:
+        return replace(call, ended=call.made)
+    return None
 
 
 def _groups(calls: Sequence[Call]) -> list[list[Call]]:

@@ -215,7 +215,7 @@ class View:
         writes: defaultdict[tuple[Attribute, str], list[_Write]] = defaultdict(list)
         shown: defaultdict[tuple[Attribute, str], list[_Write]] = defaultdict(list)
         for call in told:
-            ended = NEVER if call.kind is OutcomeKind.UNKNOWN else call.ended
+            ended = _ended(call)
             for attribute, subject, value in WRITES[call.operation](call):
                 into = shown if attribute in SHOWN and call.operation in READS else writes
                 into[attribute, subject].append(_Write(value, call.began, ended))
@@ -244,11 +244,16 @@ class View:
         return set() if writes is None else writes.are_over(call)
 
 
+def _ended(call: Call) -> int:
+    """When it was over for all nodes: NEVER for what may yet be made."""
+    return call.made if call.kind is OutcomeKind.UNKNOWN else call.ended
+
+
 def _unname_deleted(told: Iterable[Call], writes: dict[tuple[Attribute, str], list[_Write]]) -> None:
     """A key's end is the end of its aliases."""
     for call in told:
         if call.operation == "CompleteKeyDeletion":
-            key, ended = key_named(call), NEVER if call.kind is OutcomeKind.UNKNOWN else call.ended
+            key, ended = key_named(call), _ended(call)
             for (attribute, _), found in writes.items():
                 if attribute is Attribute.TARGET and any(write.value == key for write in found):
                     found.append(_Write(NO_KEY, call.began, ended))

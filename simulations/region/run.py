@@ -31,6 +31,7 @@ from keycluster.simulations.region.node import NodeState
 from keycluster.simulations.region.node_faults import NODE_STRIKES
 from keycluster.simulations.region.region import RegionShape, SimRegion, open_region
 from keycluster.simulations.region.template import Template, template_of
+from keycluster.simulations.region.unanswered import Unanswered
 from keycluster.simulations.region.workload import SimWorkload
 from keycluster.simulations.runs import Failure, RunSpec, SeedReport
 from keycluster.simulations.trace import Trace, What
@@ -123,6 +124,7 @@ class _Run:
         self._trace = trace
         self._report = report
         self._history = History()
+        self._unanswered = Unanswered(self._history)
 
     async def run(self) -> None:
         report = self._report
@@ -136,6 +138,7 @@ class _Run:
 
     async def _run_in(self, region: SimRegion) -> None:
         drawn, template, spec = self._drawn, self._template, self._spec
+        region.checks.on_applied, region.checks.on_settled = self._unanswered.moved, self._unanswered.settled
         nemesis = Nemesis(region, strikes=STRIKES, trace=self._trace)
         region.retention, region.wal_pages_large = drawn.retention, drawn.wal_pages_large
         region.put_up(template.shape, template.files, template.client_ca)
@@ -178,6 +181,7 @@ class _Run:
     def judge(self) -> None:
         """By what clients saw."""
         self._report.operations.update(self._history.counts())
+        self._unanswered.resolve()
         for failure in check_all(self._history):
             self._trace.note(failure.at_ns or self._report.simulated_ns, "checks", What.OFFENCE, failure.checker)
             self._report.failures.append(failure)

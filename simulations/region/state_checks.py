@@ -46,6 +46,10 @@ class StateChecks:
         """Called after each step of any node."""
         self.on_end: Callable[[SimNode], None] = _no_matter
         """Called when a node has ended, by itself or because it was told to."""
+        self.on_applied: Callable[[Sequence[Entry], Sequence[Outcome | None]], None] = _not_looked_at
+        """Called when a node has applied entries."""
+        self.on_settled: Callable[[LogIndex], None] = _not_noted
+        """Called when the settled index has risen."""
         self.secrecy = SecrecyWatch(found=self.found)
         self._now_ns = now_ns
         self._trace = trace
@@ -103,7 +107,7 @@ class StateChecks:
     def moved(
         self, node: SimNode, entries: Sequence[Entry], outcomes: Sequence[Outcome | None], touched: Touched
     ) -> None:
-        del outcomes
+        self.on_applied(entries, outcomes)
         self.secrecy.learn_rows(node, touched)
         for entry in entries:
             fact = _fact_of(entry)
@@ -137,6 +141,7 @@ class StateChecks:
             self._trace.note(self._now_ns(), node.name, What.SETTLED, self.settled)
             for other in self.nodes.values():
                 self._look_at_serving(other)
+            self.on_settled(self.settled)
         else:
             self._look_at_serving(node)
         self.on_move()
@@ -222,6 +227,14 @@ def _fact_of(entry: Entry) -> tuple[Term, int, bytes]:
 
 
 def _nothing() -> None:
+    pass
+
+
+def _not_looked_at(_entries: Sequence[Entry], _outcomes: Sequence[Outcome | None]) -> None:
+    pass
+
+
+def _not_noted(_index: LogIndex) -> None:
     pass
 
 
