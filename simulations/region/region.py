@@ -37,7 +37,7 @@ from keycluster.simulations.disk import CrashDisk
 from keycluster.simulations.region.clock import SimClock
 from keycluster.simulations.region.logs import captured_logs
 from keycluster.simulations.region.network import SimNetwork
-from keycluster.simulations.region.node import NodeState, SimNode, WatchedNode
+from keycluster.simulations.region.node import NodeState, SimNode
 from keycluster.simulations.region.state_checks import StateChecks
 from keycluster.simulations.region.wire import Wire
 from keycluster.simulations.trace import Trace
@@ -56,8 +56,14 @@ ANSWER_S_MAX = 5.0
 ASK_AGAIN_S = 0.05
 JOIN_S_MAX = 60.0
 FINAL = "refused ("  # Says a `JoinFailed` that no repetition changes.
-TOO_LATE = (trio.TooSlowError,)
 RESTART_NS = 1 * SECOND  # After this a supervisor starts a process again that ended by itself.
+
+
+class NodeGone(Exception):
+    """It died while it was asked."""
+
+
+TOO_LATE = (trio.TooSlowError, NodeGone)
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,7 +273,7 @@ class SimRegion:
         return max(leaders, key=lambda found: found[0], default=(0, None))[1]
 
     async def ask(self, node: SimNode, operation: str, **members: str) -> Any:
-        """What an operator asks of this node, once. Raises `KmsError`, `TooSlowError`."""
+        """What an operator asks of this node, once. Raises `KmsError`, `NodeGone`, `TooSlowError`."""
         with trio.fail_after(ANSWER_S_MAX):
             return await _administer(node, operation, members, self._rng.randbytes(REQUEST_ID_BYTES))
 
@@ -284,6 +290,8 @@ class SimRegion:
                     with trio.move_on_after(ANSWER_S_MAX):
                         try:
                             return await _administer(self._rng.choice(serving), operation, members, request_id)
+                        except NodeGone:
+                            pass
                         except KmsError as refusal:
                             if not refusal.retryable:
                                 raise
@@ -359,7 +367,23 @@ def _config(name: NodeId, *, az: str, role: MemberRole) -> NodeConfig:
 
 
 async def _administer(node: SimNode, operation: str, members: dict[str, str], request_id: bytes) -> msgspec.Struct:
-    running = require_running(node)
+    """Through the node's own handler. The caller isn't part of its process: it outlives it."""
+    life, running = node.life, node.running
+    if running is None:
+        raise NodeGone
+    try:
+        return await _administer_at(running, operation, members, request_id)
+    except KmsError:
+        raise
+    except Exception:
+        if node.life is life:
+            raise
+        raise NodeGone from None  # Whatever came of what is no more.
+
+
+async def _administer_at(
+    running: WatchedNode, operation: str, members: dict[str, str], request_id: bytes
+) -> msgspec.Struct:
     admin = running.native_door.dispatch.native_calls[operation].admin
     credential = running.room.credential(ACCESS_KEY.access_key_id)
     if admin is None or credential is None:
@@ -367,11 +391,3 @@ async def _administer(node: SimNode, operation: str, members: dict[str, str], re
     request = admin.request_type(**members)
     caller = credential.caller("operator")
     return await admin.handler(AdminCall(request, caller, request_id, hash_parameters(operation, request)))
-
-
-def require_running(node: SimNode) -> WatchedNode:
-    """The product's node. Raises `InvariantBroken` if it isn't open."""
-    running = node.running
-    if running is None:
-        raise InvariantBroken(f"{node.name} doesn't run")
-    return running
