@@ -37,7 +37,7 @@ from keycluster.simulations.disk import CrashDisk
 from keycluster.simulations.region.clock import SimClock
 from keycluster.simulations.region.logs import captured_logs
 from keycluster.simulations.region.network import SimNetwork
-from keycluster.simulations.region.node import NodeState, SimNode
+from keycluster.simulations.region.node import NodeState, SimNode, WatchedNode
 from keycluster.simulations.region.state_checks import StateChecks
 from keycluster.simulations.region.wire import Wire
 from keycluster.simulations.trace import Trace
@@ -390,4 +390,6 @@ async def _administer_at(
         raise InvariantBroken(f"the region's operator can't ask for {operation}")
     request = admin.request_type(**members)
     caller = credential.caller("operator")
-    return await admin.handler(AdminCall(request, caller, request_id, hash_parameters(operation, request)))
+    call = AdminCall(request, caller, request_id, hash_parameters(operation, request))
+    response: msgspec.Struct = await admin.handler(call)
+    return response
