@@ -106,7 +106,16 @@ class CoreRun(ServedWorld):
 
     # Liveness
 
+    def _drop_changes_to_come(self) -> None:
+        """Of members: one that waits for leases, or travels after its leader's death, could make the region depend on
+        nodes that are about to be frozen."""
+        for node, machine in self.machines.items():
+            if machine.member is not None and machine.member.replica.membership_change_waits:
+                self.crash(node)
+        self.drop_frames_of_the_dead()
+
     def _recover_with_majority(self) -> None:
+        self._drop_changes_to_come()
         healed = self._draw_majority()
         self.trace.note(self.t, "nemesis", "heals", *healed)
         self.nemesis.end()
@@ -119,8 +128,10 @@ class CoreRun(ServedWorld):
         self._demand_service(healed)
 
     def _draw_majority(self) -> list[NodeId]:
-        """Enough of every configuration that anybody may still go by."""
-        memberships = [membership for machine in self.machines.values() for membership in memberships_on(machine.disk)]
+        """Enough of every configuration that anybody may still go by: on disks, and in the memory of those who run."""
+        machines = self.machines.values()
+        memberships = [membership for machine in machines for membership in memberships_on(machine.disk)]
+        memberships += [machine.member.core.membership for machine in machines if machine.member is not None]
         nodes = list(self.machines)
         self._rng.shuffle(nodes)
         healed: list[NodeId] = []

@@ -405,6 +405,15 @@ class World:
         for target, sent in held:
             self.push(self.t, None, ANY_LIFE, self._arrive, target, sent)
 
+    def drop_frames_of_the_dead(self) -> None:
+        """What is still on its way from processes that are gone is lost."""
+
+        def is_of_the_dead(event: Event) -> bool:
+            return event[4] == self._arrive and event[6][0].life != event[6][1]
+
+        self._heap[:] = [event for event in self._heap if not is_of_the_dead(event)]
+        heapq.heapify(self._heap)
+
     def cut_off(self, node: NodeId, *, keep: Iterable[NodeId] = ()) -> None:
         """Cuts all links of a node, both ways, except those with `keep`."""
         others = set(self.machines) - {node, *keep}
