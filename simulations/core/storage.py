@@ -12,6 +12,7 @@ from keycluster.cluster.raft.ready import IncomingChunk, SnapshotRead
 from keycluster.cluster.replica import ReplicaPersist, ReplicaReady
 from keycluster.cluster.types import MILLISECOND, Instant, LogIndex, NodeId
 from keycluster.simulations.core.electable import require_unelectable
+from keycluster.simulations.core.findings import demand
 from keycluster.simulations.core.machine import ANY_LIFE, Machine, TrapKind
 from keycluster.simulations.core.member import Member
 from keycluster.simulations.core.state import AppliedState
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from keycluster.simulations.core.world import World
 
 SNAPSHOT_BYTES = 300_000  # Two chunks.
+SUFFIX = "snapshot-suffix"
 
 
 class Storage:
@@ -153,6 +155,12 @@ class Storage:
             return
         if member.install_snapshot(meta, now):
             self._world.safety.installed(machine.node, meta)
+            end, log = (member.core.last_term, member.core.last_index), machine.disk.log
+            demand(
+                end == (log.term(log.last_index), log.last_index),
+                SUFFIX,
+                f"{machine.node} installed {meta.index} of term {meta.term} and takes its log to end with {end}",
+            )
             self._world.contract.reached(machine.node, machine.disk.state.index, machine.disk.state.digest)
             self._world.note(self._world.t, machine.node, "installed a snapshot", meta.index)
             self._world.state_replaced(machine)
