@@ -8,5 +8,6 @@ region.py      a region's folder and processes, and the proxies before them
 watch.py       who leads and who serves, asked of the nodes
 nemesis.py     carries out a schedule of faults
 clients.py     programs that do the simulators' workload
+finish.py      what must come back once the faults stop
 run.py         one run, from a spec to a report
 """
