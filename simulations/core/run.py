@@ -177,11 +177,13 @@ class CoreRun(ServedWorld):
         """Those of `healed` that are members serve, a change is made, and none of members is left half done."""
         deadline = self.t + RECOVERY_NS_MAX
         acknowledged = self.acknowledged.count
-        self.callers.ask_now(WRITE)
+        change = self.callers.ask_now(WRITE)
         while self.acknowledged.count == acknowledged or not self._all_serve(healed) or self._members_change():
             if self.t >= deadline:
                 raise Found(LIVENESS, self._what_hangs(healed, acknowledged))
             self.run_for(SECOND // 20)
+            if change.outcome is not None and self.acknowledged.count == acknowledged:
+                change = self.callers.ask_now(WRITE)  # Given up: a lone client among many dead nodes may have to.
 
     def _all_serve(self, healed: list[NodeId]) -> bool:
         leader = self.leader()
