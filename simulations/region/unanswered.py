@@ -6,6 +6,7 @@ at what nodes apply. A change that no node ever applied was never made; one that
 whatever is settled is applied by every node that may serve.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from keycluster.cluster.keys.commands import CommandMalformed, Outcome, decode_payload
@@ -28,6 +29,7 @@ class Unanswered:
         self._history = history
         self._seen: set[LogIndex] = set()
         self._made: dict[str, LogIndex] = {}  # By request id: the entry that made it.
+        self._refused: set[str] = set()  # Request ids: an entry was applied, and made nothing.
         self._unsettled: dict[LogIndex, str] = {}
         self._settled: dict[str, int] = {}  # By request id: the history's event.
 
@@ -37,15 +39,17 @@ class Unanswered:
             if entry.index in self._seen:
                 continue
             self._seen.add(entry.index)
-            if entry.kind is COMMAND and outcome is not None and outcome.error_code is None:
-                self._note(entry)
+            if entry.kind is COMMAND and outcome is not None:
+                self._note(entry, outcome)
 
-    def _note(self, entry: Entry) -> None:
+    def _note(self, entry: Entry, outcome: Outcome) -> None:
         try:
             request_id = decode_payload(entry.payload).command.request_id.hex()
         except CommandMalformed:
             return
-        if self._made.setdefault(request_id, entry.index) == entry.index:
+        if outcome.error_code is not None:
+            self._refused.add(request_id)
+        elif self._made.setdefault(request_id, entry.index) == entry.index:
             self._unsettled[entry.index] = request_id
 
     def settled(self, index: LogIndex) -> None:
@@ -57,17 +61,15 @@ class Unanswered:
         """At the end, when nothing is under way any more: says in the history what is known by now."""
         # An entry that only a node saw that crashed in the same instant: then nothing is known of any.
         all_seen = not self._seen or len(self._seen) == max(self._seen) - min(self._seen) + 1
+        asked = Counter(call.request_id for call in self._history.calls)
         for call in self._history.calls:
-            request_id = call.request_id or ""
-            if (
-                call.kind is not OutcomeKind.UNKNOWN
-                or call.operation not in MAY_BE_MADE
-                or not request_id.startswith(DOOR)
-            ):
+            name = call.request_id or ""
+            if call.kind is not OutcomeKind.UNKNOWN or call.operation not in MAY_BE_MADE or not name.startswith(DOOR):
                 continue
-            request_id = request_id.removeprefix(DOOR)
-            if request_id not in self._made:
-                if all_seen:
-                    call.outcome = failed(NEVER_MADE)
-            elif call.operation not in OF_NO_KEY and request_id in self._settled:
-                call.made = self._settled[request_id]
+            request_id = name.removeprefix(DOOR)
+            if request_id in self._made:
+                if call.operation not in OF_NO_KEY and request_id in self._settled:
+                    call.made = self._settled[request_id]
+            elif all_seen and not (request_id in self._refused and asked[name] > 1):
+                # A refusal is remembered: a repeat was told how things stood when the first was applied.
+                call.outcome = failed(NEVER_MADE)

@@ -7,7 +7,7 @@ from keycluster.cluster.raft.messages import COMMAND, Entry
 from keycluster.cluster.types import AccountId, ClusterTime, KeyId, LogIndex, Term
 from keycluster.simulations.checkers.check import check_linearizability
 from keycluster.simulations.checkers.currency import check_currency
-from keycluster.simulations.checkers.history import NEVER, Call, OutcomeKind, ok, unknown
+from keycluster.simulations.checkers.history import NEVER, Call, OutcomeKind, ok, refused, unknown
 from keycluster.simulations.region.unanswered import Unanswered
 from tests.simulations.checkers.histories import Script, described
 
@@ -105,3 +105,17 @@ def test_entries_count_once_however_many_nodes_apply_them() -> None:
     unanswered.settled(LogIndex(6))
     unanswered.resolve()
     assert lost.made == settled
+
+
+def test_refusal_that_a_repeat_was_told_may_be_as_old_as_the_first() -> None:
+    """The region remembers it: how things stood when the repeat came doesn't matter."""
+    script = _script()
+    unanswered = Unanswered(script.history)
+    script.do("DisableKey", OF_KEY)
+    lost = _lost(script, "RotateKeyOnDemand")
+    unanswered.moved([_entry(5)], [REFUSED])
+    script.do("EnableKey", OF_KEY)
+    script.do("RotateKeyOnDemand", OF_KEY, refused("DisabledException"), request_id=f"native/{ID}")
+    unanswered.resolve()
+    assert lost.kind is OutcomeKind.UNKNOWN
+    assert check_linearizability(script.history) == []
