@@ -101,7 +101,7 @@ class Leadership:
         if leaving_at_once:
             self._change = WaitingChange(target, context, leaving_at_once)
             self.step_change(now)
-            if self._change is not None:
+            if self.change_waits:
                 _WAITS.hit()
         else:
             self._core.propose_membership(target, now, context=context)

@@ -48,6 +48,7 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     parser.add_argument("--coverage", action="store_true", help="fail if a mark or a kind of fault was never seen")
     parser.add_argument("--jobs", type=_positive, metavar="N", help="runs at once (default: one a core)")
     parser.add_argument("--limit", type=_seconds, metavar="S", help="real seconds that one run may take")
+    parser.add_argument("--compiled", action="store_true", help="core: the same code as machine code, by mypyc; faster")
     parser.add_argument("--on", metavar="tcp://HOST:PORT", help="let the workers of this Dask scheduler do the runs")
     parser.add_argument(
         "--out",
@@ -119,6 +120,8 @@ def _simulate(options: argparse.Namespace, output: Output) -> int:
     simulator = Simulator.REGION if options.region else Simulator.CORE
     if options.timeline and options.seed is None:
         raise CommandFailed("--timeline is for one run: give its --seed")
+    if options.compiled and simulator is not Simulator.CORE:
+        raise CommandFailed("--compiled is for --core: whole nodes spend their time in SQLite and trio")
     kinds = _kinds(options.faults, load(MODULES[simulator]).SUPPORTED)
     campaign = _campaign(options, simulator, kinds)
     reporter = Reporter(
@@ -176,4 +179,5 @@ def _campaign(
         workers=options.jobs or len(os.sched_getaffinity(0)),
         limit_s=options.limit or LIMIT_S + LIMIT_S_PER_S * template.time_ns / SECOND,
         scheduler=options.on,
+        is_compiled=options.compiled,
     )

@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from keycluster.cli.output import CommandFailed, Output, printable
 from keycluster.cluster.types import SECOND
 from keycluster.simulations.campaign.campaign import CampaignOptions, run_campaign
+from keycluster.simulations.campaign.compiled import CannotCompile, compiled_code
 from keycluster.simulations.campaign.findings import Finding, Findings, draw_run
 from keycluster.simulations.campaign.pool import WorkerWontStart
 from keycluster.simulations.campaign.remote import RemoteFailed
@@ -61,7 +62,7 @@ class Reporter:
         except KeyboardInterrupt:
             interrupted = True
             self._say("interrupted: this is what was done until then")
-        except (WorkerWontStart, RemoteFailed) as error:
+        except (CannotCompile, WorkerWontStart, RemoteFailed) as error:
             if self._totals.seeds:
                 self._summarise(coverage=False)
             raise CommandFailed(str(error)) from None
@@ -72,6 +73,8 @@ class Reporter:
 
     def _run_all(self) -> None:
         options = self._options
+        compiled = compiled_code(self._note) if options.is_compiled and options.scheduler is None else None
+        self._totals.began = time.monotonic()
         seeds = f"seeds from {options.template.seed}" if options.count != 1 else f"seed {options.template.seed}"
         print(f"{options.template.simulator.value}: {seeds}", file=sys.stderr, flush=True)
         with self._bar("", options.count) as (bar, task):
@@ -81,7 +84,7 @@ class Reporter:
                 bar.update(task, advance=1, description=self._progress())
 
             try:
-                run_campaign(options, self._totals, self._findings, on_done)
+                run_campaign(options, self._totals, self._findings, on_done, compiled=compiled)
             finally:
                 self._totals.ended = time.monotonic()
 

@@ -28,6 +28,8 @@ class CampaignOptions:
     """Of wall time, for one run."""
     scheduler: str | None = None
     """Of Dask: runs are done by its workers instead of ours."""
+    is_compiled: bool = False
+    """Runs are done by code compiled by mypyc (`compiled.py`)."""
 
     def jobs(self) -> Iterator[Job]:
         ends = None if self.seconds is None else time.monotonic() + self.seconds
@@ -43,16 +45,25 @@ OnDone = Callable[[SeedReport, Path | None], None]
 """Called after each run, with the replay file of one that failed."""
 
 
-def run_campaign(options: CampaignOptions, totals: Totals, findings: Findings, on_done: OnDone) -> None:
-    """All runs. What was done before an exception (Ctrl-C too) is in `totals` and `findings`.
+def run_campaign(
+    options: CampaignOptions, totals: Totals, findings: Findings, on_done: OnDone, *, compiled: Path | None = None
+) -> None:
+    """All runs; here by the code in the folder `compiled`, elsewhere by what is compiled there. What was done before an
+    exception (Ctrl-C too) is in `totals` and `findings`.
 
     Raises `pool.WorkerWontStart`, `remote.RemoteFailed`.
     """
     if options.scheduler is not None:
-        remotely = remote.completed(options.scheduler, options.module, options.jobs(), limit_s=options.limit_s)
+        remotely = remote.completed(
+            options.scheduler,
+            options.module,
+            options.jobs(),
+            limit_s=options.limit_s,
+            is_compiled=options.is_compiled,
+        )
         _count(remotely, totals, findings, on_done)
         return
-    with Pool(options.module, workers=options.workers, limit_s=options.limit_s) as pool:
+    with Pool(options.module, workers=options.workers, limit_s=options.limit_s, compiled=compiled) as pool:
         _count(pool.completed(options.jobs()), totals, findings, on_done)
 
 

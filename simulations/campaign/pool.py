@@ -14,8 +14,10 @@ import tempfile
 import time
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import IO, Any, Self, cast
 
+from keycluster.simulations.campaign.replay_file import code_sha256
 from keycluster.simulations.campaign.worker import result_line
 from keycluster.simulations.runs import Failure, RunSpec, SeedReport
 
@@ -64,20 +66,25 @@ def done_from_line(job: Job, line: str | bytes) -> Done:
 class Worker:
     """One process."""
 
-    def __init__(self, module: str) -> None:
+    def __init__(self, module: str, compiled: Path | None) -> None:
         self.job: Job | None = None
         self.has_started = False
         self.began = time.monotonic()
         self._buffer = b""
         self._stderr: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (as long as the process)
+        paths = [path for path in sys.path if path]
+        command = [sys.executable, "-P", "-m", "keycluster.simulations.campaign.worker", module]
+        if compiled is not None:
+            paths.insert(0, str(compiled))
+            command.append(code_sha256())
         # A group of its own: Ctrl-C is for us, who then end it.
         self.process = subprocess.Popen(  # noqa: S603
-            [sys.executable, "-m", "keycluster.simulations.campaign.worker", module],
+            command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._stderr,
             process_group=0,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
         )
         self.stdin = cast(IO[bytes], self.process.stdin)
         self.stdout = cast(IO[bytes], self.process.stdout)
@@ -111,10 +118,14 @@ class Worker:
 
 
 class Pool:
-    """A context manager: leaving it ends all workers at once, whatever they do."""
+    """A context manager: leaving it ends all workers at once, whatever they do.
 
-    def __init__(self, module: str, *, workers: int, limit_s: float) -> None:
+    `compiled` is a folder of `compiled.py`, to run that code and not what the interpreter runs here.
+    """
+
+    def __init__(self, module: str, *, workers: int, limit_s: float, compiled: Path | None = None) -> None:
         self._module = module
+        self._compiled = compiled
         self._count = workers
         self._limit_s = limit_s
         self._workers: set[Worker] = set()
@@ -196,7 +207,7 @@ class Pool:
         return Done(job, SeedReport(spec=job.spec, wall_s=wall_s, failures=[Failure(checker, message)]))
 
     def _start(self) -> Worker:
-        worker = Worker(self._module)
+        worker = Worker(self._module, self._compiled)
         self._workers.add(worker)
         self._selector.register(worker.stdout, selectors.EVENT_READ, worker)
         return worker

@@ -11,6 +11,7 @@ Dask's own TLS (`tls://`).
 import asyncio
 import concurrent.futures
 import contextlib
+import logging
 import uuid
 from collections import Counter
 from collections.abc import Generator, Iterable, Iterator
@@ -18,6 +19,7 @@ from importlib import import_module
 from itertools import islice
 from typing import Any
 
+from keycluster.simulations.campaign.compiled import CannotCompile, compiled_code
 from keycluster.simulations.campaign.pool import DIED, Done, Job, Pool, WorkerWontStart, done_from_line
 from keycluster.simulations.campaign.replay_file import code_sha256
 from keycluster.simulations.runs import Failure, RunSpec, SeedReport, Simulator
@@ -27,6 +29,7 @@ BATCHES_A_THREAD = 2  # One at work and one that waits.
 CONNECT_S = 15.0
 WORKERS_S = 60.0  # Until the first worker must be there.
 ATTEMPTS = 3  # With a seed alone, after its batch has come back.
+_LOG = logging.getLogger(__name__)  # A Dask worker's own.
 RETRIES = 2  # Of a batch that raised, on whichever worker.
 
 
@@ -38,17 +41,23 @@ class CodeDiffers(Exception):
     """Raised on a worker, whose runs wouldn't be the ones that were asked for."""
 
 
-def run_batch(module: str, specs: list[str], limit_s: float, code: str) -> list[str]:
-    """On a Dask worker: each run in a process of ours, since a worker has threads and a simulation wants its own."""
+def run_batch(module: str, specs: list[str], limit_s: float, code: str, is_compiled: bool) -> list[str]:
+    """On a Dask worker: each run in a process of ours, since a worker has threads and a simulation wants its own.
+
+    A machine's first batch waits until the code is compiled there.
+    """
     if code_sha256() != code:
         raise CodeDiffers("a worker has another version of keycluster's code")
     jobs = [Job(RunSpec.from_json(spec)) for spec in specs]
-    with Pool(module, workers=1, limit_s=limit_s) as pool:
+    compiled = compiled_code(_LOG.info) if is_compiled else None
+    with Pool(module, workers=1, limit_s=limit_s, compiled=compiled) as pool:
         lines = {done.job.spec.to_json(): done.to_line() for done in pool.completed(jobs)}
     return [lines[job.spec.to_json()] for job in jobs]
 
 
-def completed(address: str, module: str, jobs: Iterable[Job], *, limit_s: float) -> Generator[Done]:
+def completed(
+    address: str, module: str, jobs: Iterable[Job], *, limit_s: float, is_compiled: bool = False
+) -> Generator[Done]:
     """Each job's outcome as it comes, from the workers of the scheduler at `address`. Raises `RemoteFailed`."""
     try:
         distributed: Any = import_module("distributed")  # Half of its functions have no types.
@@ -58,7 +67,7 @@ def completed(address: str, module: str, jobs: Iterable[Job], *, limit_s: float)
         client = distributed.Client(address, timeout=CONNECT_S)
     except (OSError, ValueError) as error:
         raise RemoteFailed(f"no scheduler answers at {address}: {error}") from None
-    submitted = _Submitted(client, distributed.wait, module, iter(jobs), limit_s)
+    submitted = _Submitted(client, distributed.wait, module, iter(jobs), limit_s, is_compiled=is_compiled)
     try:
         yield from submitted.completed()
     finally:
@@ -70,13 +79,23 @@ def completed(address: str, module: str, jobs: Iterable[Job], *, limit_s: float)
 class _Submitted:
     """What is under way."""
 
-    def __init__(self, client: Any, wait: Any, module: str, waiting: Iterator[Job], limit_s: float) -> None:
+    def __init__(
+        self,
+        client: Any,
+        wait: Any,
+        module: str,
+        waiting: Iterator[Job],
+        limit_s: float,
+        *,
+        is_compiled: bool = False,
+    ) -> None:
         self.batches: dict[Any, list[Job]] = {}
         self._client = client
         self._wait = wait
         self._module = module
         self._waiting = waiting
         self._limit_s = limit_s
+        self._is_compiled = is_compiled
         self._attempts: Counter[str] = Counter()
 
     def completed(self) -> Iterator[Done]:
@@ -111,6 +130,7 @@ class _Submitted:
             specs,
             self._limit_s,
             code_sha256(),
+            self._is_compiled,
             key=f"keycluster-{jobs[0].spec.seed}-{uuid.uuid4().hex}",
             retries=RETRIES,
         )
@@ -123,7 +143,7 @@ class _Submitted:
             yield from (done_from_line(job, line) for job, line in zip(jobs, lines, strict=True))
             return
         error: Any = future.exception() if future.status == "error" else None
-        if isinstance(error, (CodeDiffers, WorkerWontStart, ImportError)):
+        if isinstance(error, (CodeDiffers, CannotCompile, WorkerWontStart, ImportError)):
             raise RemoteFailed(f"{type(error).__name__} on a worker: {error}")
         for job in jobs:
             yield from self._again(job, error)

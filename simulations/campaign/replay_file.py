@@ -17,7 +17,11 @@ FLOORS = ("client", "cluster", "node", "simulations")
 @cache
 def code_sha256() -> str:
     """Of all modules that a run may use, with their names."""
-    root = Path(keycluster.__file__).parent
+    return tree_sha256(Path(keycluster.__file__).parent)
+
+
+def tree_sha256(root: Path) -> str:
+    """The same of the package in another folder."""
     total = hashlib.sha256()
     for floor in FLOORS:
         folder = (root / floor).resolve()

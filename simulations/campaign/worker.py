@@ -1,4 +1,6 @@
-"""One run after the other, in a process of its own: `python -m keycluster.simulations.campaign.worker MODULE`.
+"""One run after the other, in a process of its own: `python -m keycluster.simulations.campaign.worker MODULE [CODE]`.
+
+With a hash of the code it is one that must run what was compiled from it (`compiled.py`).
 
 A line of JSON in is a run to be done, a line out is what came of it. Simulations patch their process (trio's scheduler,
 marks' counters), may hang and may kill it; here that costs one seed's run and is told as that seed's failure.
@@ -20,6 +22,7 @@ from pathlib import Path
 from typing import Any, Protocol, TextIO, cast
 
 from keycluster.cluster.marks import all_marks
+from keycluster.simulations.campaign.compiled import require_compiled
 from keycluster.simulations.faults import FaultKind
 from keycluster.simulations.runs import Failure, RunSpec, SeedReport, Simulator
 from keycluster.simulations.timeline import draw
@@ -90,6 +93,8 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     simulator = load(sys.argv[1])
+    for code in sys.argv[2:]:
+        require_compiled(code)
 
     def answer(value: dict[str, Any]) -> None:
         answers.write(json.dumps(value) + "\n")

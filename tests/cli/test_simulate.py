@@ -135,6 +135,7 @@ def test_a_wrong_command_line_is_status_2(arguments: list[str], capsys: pytest.C
         (["--replay", "missing.json"], "missing.json: [Errno 2]"),
         (["--replay", "/dev/null"], "/dev/null: this is no replay file"),
         (["--timeline"], "--timeline is for one run"),
+        (["--region", "--compiled"], "--compiled is for --core"),
         (["--on", "nonsense://", "--seed", "1"], "no scheduler answers at nonsense://"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
