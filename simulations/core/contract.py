@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 
 from keycluster.cluster.types import ClusterTime, Instant, LogIndex, NodeId, Term
 from keycluster.simulations.core.findings import Found
+from keycluster.simulations.core.lease_checks import require_counted, require_old_leases_over
 from keycluster.simulations.core.machine import Machine
 from keycluster.simulations.core.member import Member
 
@@ -34,6 +35,7 @@ class Contract:
         self.on_role: Callable[[Machine, Term | None], None] = lambda machine, term: None
         """Told when a member begins to lead (its term) or leads no more (None)."""
         self._machines = machines
+        self._newest_term = Term(0)  # In which anybody has led.
         self._digests: dict[LogIndex, bytes] = {}
 
     def stepped(self, machine: Machine, member: Member, t: int, now: Instant) -> None:
@@ -42,6 +44,14 @@ class Contract:
         term = core.term if core.is_leader else None
         if term != machine.leads_in:
             self._role_changed(machine, term)
+            if term is not None:
+                self._leads(machine, t)
+        lease = replica._holder.serve_until
+        if lease != machine.lease_until:
+            machine.lease_until = lease
+            newest = self._newest_leader()
+            if newest is not None:
+                require_counted(machine, newest, t)
         if term is not None and core.commit_index > machine.commit_at_election and not core.own_term_committed:
             raise Found(COMMITMENT, f"{machine.node} commits {core.commit_index} without an entry of its term {term}")
         settled = replica.settled_index
@@ -84,6 +94,18 @@ class Contract:
             if machine.member is not None:
                 machine.commit_at_election = machine.member.core.commit_index
         self.on_role(machine, term)
+
+    def _newest_leader(self) -> Machine | None:
+        """None while the last one that led leads no more: leaders of the past may not know what it granted."""
+        return next((machine for machine in self.leading.values() if machine.leads_in == self._newest_term), None)
+
+    def _leads(self, machine: Machine, t: int) -> None:
+        """It has come to lead. A leader of the past may still come to hear of its own election."""
+        self._newest_term = max(self._newest_term, machine.leads_in or self._newest_term)
+        if self._newest_leader() is machine:
+            require_old_leases_over(machine, self.leading.values(), t)
+            for other in self._machines.values():
+                require_counted(other, machine, t)
 
     def crashed(self, machine: Machine) -> None:
         """Before its memory is lost."""

@@ -1,0 +1,49 @@
+"""Leases against each other, looked at as they begin: no write and no cut need meet them first.
+
+- When a member comes to lead, every older leader's quorum lease is over (L4, L7, L8).
+- Whoever holds a lease is counted by the newest leader at least as long as the lease lasts (L1, L2, L3, L6, L9): looked
+  at when a lease begins, and of all when a member comes to lead.
+
+Ends are compared in real time, by the rates that clocks have now: rates within the bound may come together in any way.
+A member that is stopped counts too: its clock goes on.
+"""
+
+from collections.abc import Iterable
+
+from keycluster.cluster.types import Instant
+from keycluster.simulations.core.findings import Found
+from keycluster.simulations.core.machine import Machine
+
+QUORUM_LEASE = "quorum-lease"
+COUNTED = "lease-not-counted"
+
+
+def require_old_leases_over(new: Machine, leading: Iterable[Machine], t: int) -> None:
+    """`new` has come to lead."""
+    for machine in leading:
+        until = machine.member.core.quorum_lease_until if machine is not new and machine.member is not None else None
+        if until is not None and machine.real(until) > t:
+            left = machine.real(until) - t
+            raise Found(
+                QUORUM_LEASE, f"{new.node} comes to lead, and {machine.node}'s quorum lease lasts {left} ns more"
+            )
+
+
+def require_counted(holder: Machine, leader: Machine, t: int) -> None:
+    """If `holder` has a lease, `leader`, the newest, counts it until then."""
+    if holder.member is None or leader.member is None or holder is leader or holder.leads_in is not None:
+        return
+    until = holder.member.replica._holder.serve_until
+    if until is None or holder.real(until) <= t:
+        return
+    leadership = leader.member.replica._leadership
+    if leadership is None:
+        return
+    counted = leadership.book.counted_until(holder.node, Instant(leader.now(t)))
+    if counted is None or leader.real(counted) < holder.real(until):
+        left = holder.real(until) - t
+        raise Found(
+            COUNTED,
+            f"{holder.node} holds a lease for {left} ns more, {leader.node} counts it for "
+            f"{leader.real(counted) - t if counted is not None else 0}",
+        )
