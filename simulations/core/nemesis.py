@@ -21,6 +21,7 @@ from keycluster.simulations.faults import Fault, FaultKind
 from keycluster.simulations.trace import What
 
 SEEKS_LEADER = 0.5
+SEEKS_MEMBER = 0.9
 TRAP_STEPS_MAX = 40  # A node takes a hundred or so in a second.
 TRAP_WRITES_MAX = 5
 SLOWEST_WRITE_NS = 80 * MILLISECOND
@@ -29,6 +30,8 @@ AMBUSH_CHANCE = 0.4
 AMBUSH_NS_MAX = 1 * SECOND  # So long it waits for somebody who campaigns, …
 AMBUSH_LOOK_NS = 200_000  # … looking this often, …
 AMBUSH_CUT_NS = (100 * MILLISECOND, 2 * SECOND)  # … and then cuts for so long.
+COPY_AGES_NS = 200 * MILLISECOND  # So old a copy of a disk is when it is put in, …
+COPY_KEPT_NS_MAX = 5 * SECOND  # … and so much older where little is written.
 HAND_OVER_NS_MAX = 2 * SECOND  # As long as a node that is told to stop waits for another one to lead.
 
 Act = Callable[["Nemesis", Fault, random.Random], str | None]
@@ -88,11 +91,15 @@ class Nemesis:
         return [machine for machine in self._world.machines.values() if machine.replica is not None]
 
     def _victim(self, rng: random.Random) -> Machine | None:
-        """Of those that run."""
+        """Of those that run; mostly a member: machines that were removed run on, more and more of them."""
         leader = self._world.leader()
         if leader is not None and rng.random() < SEEKS_LEADER:
             return leader
         running = self._running()
+        if rng.random() < SEEKS_MEMBER:
+            newest = max((machine.disk.state for machine in self._world.machines.values()), key=lambda s: s.index)
+            members = [machine for machine in running if newest.membership.is_member(machine.node)]
+            running = members or running
         return rng.choice(running) if running else None
 
     def _restart_later(self, node: NodeId, ns: int) -> None:
@@ -345,12 +352,16 @@ class Nemesis:
         if victim is None:
             return None
         copy = victim.disk.copy()
-        self._later(max(fault.for_ns, 200 * MILLISECOND), partial(self._put_in, fault, victim, copy, rng))
+        until = self._world.t + fault.for_ns + COPY_KEPT_NS_MAX
+        self._later(max(fault.for_ns, COPY_AGES_NS), partial(self._put_in, fault, victim, copy, rng, until))
         return str(victim.node)
 
-    def _put_in(self, fault: Fault, machine: Machine, copy: Disk, rng: random.Random) -> None:
+    def _put_in(self, fault: Fault, machine: Machine, copy: Disk, rng: random.Random, until: int) -> None:
+        """Later, as long as nothing that anybody knows of has been written since."""
         if self.rollbacks.put_in(machine, copy, rng):
             self.counts[fault.kind.value] += 1
+        elif self._world.t < until:
+            self._later(COPY_AGES_NS, partial(self._put_in, fault, machine, copy, rng, until))
 
     def _compact(self, fault: Fault, rng: random.Random) -> str | None:
         """Far enough that members that lag need a snapshot."""
