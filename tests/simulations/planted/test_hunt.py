@@ -46,7 +46,13 @@ diff --git a/cluster/types.py b/cluster/types.py
 """
 
 # Found in a few seconds each, by different checkers.
-QUICK = ("l2-not-noted", "l3-served-before-applied", "l5-holders-not-counted", "acknowledged-unsynced")
+QUICK = (
+    "l2-not-noted",
+    "l3-served-before-applied",
+    "l5-holders-not-counted",
+    "acknowledged-unsynced",
+    "vote-not-synced",
+)
 
 
 @pytest.fixture
