@@ -14,14 +14,15 @@ of too little.
 
 from dataclasses import dataclass
 from enum import Enum
+from typing import Final
 
 from keycluster.cluster.raft.messages import Membership
 from keycluster.cluster.types import SECOND, ClusterTime, Instant, NodeId, WallTime
 
-OBSERVATION_NS_MAX = 2 * SECOND  # How long a clock counts as heard: eight times the interval of lease questions.
-TOLD_NS_MAX = 5 * SECOND  # How long what a leader told may be advanced by oneself: some elections long.
-OFFSET_NS_WARN = 10 * SECOND
-OFFSET_NS_MAX = 60 * SECOND
+OBSERVATION_NS_MAX: Final = 2 * SECOND  # How long a clock counts as heard: eight times the interval of lease questions.
+TOLD_NS_MAX: Final = 5 * SECOND  # How long what a leader told may be advanced by oneself: some elections long.
+OFFSET_NS_WARN: Final = 10 * SECOND
+OFFSET_NS_MAX: Final = 60 * SECOND
 
 
 class NoClusterTime(Exception):
@@ -109,9 +110,9 @@ class ClusterClock:
 
     def _heard(self, membership: Membership, now: Instant) -> WallTime | None:
         fresh = {
-            node: heard.advanced_to(now)
-            for node, heard in self._clocks.items()
-            if now - heard.at <= OBSERVATION_NS_MAX and membership.is_voter(node)
+            voter: heard.advanced_to(now)
+            for voter in membership.all_voters
+            if (heard := self._clocks.get(voter)) is not None and now - heard.at <= OBSERVATION_NS_MAX
         }
         if not membership.has_quorum(fresh):
             return None

@@ -1,6 +1,6 @@
 """Names for plain values that must not be mixed up, shared by every floor above."""
 
-from typing import NewType
+from typing import Final, NewType
 
 NodeId = NewType("NodeId", str)
 """A node's name, unique in its region for ever: an id is never given to a second node, even after a removal."""
@@ -23,5 +23,5 @@ AccountId = NewType("AccountId", str)
 KeyId = NewType("KeyId", str)
 """A key's UUID in lower case, without ARN or alias."""
 
-MILLISECOND = 1_000_000
-SECOND = 1_000_000_000
+MILLISECOND: Final = 1_000_000
+SECOND: Final = 1_000_000_000

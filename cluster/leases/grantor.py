@@ -11,14 +11,15 @@ It makes the settled index never fall when a member that lags behind gets a leas
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Final
 
 from keycluster.cluster.marks import Mark
 from keycluster.cluster.types import Instant, LogIndex, NodeId
 
 _LAGS = Mark("a member that lags gets no lease")
 
-LAG_SAMPLES = 64  # Per L: how finely the leader's own progress is remembered, to see for how long a member lags.
-RETURN_FRACTION = 2  # One that isn't counted gets a lease only when it lags by less than L/2: see `lags_too_far`.
+LAG_SAMPLES: Final = 64  # Per L: how finely the leader's own progress is remembered, to see for how long a member lags.
+RETURN_FRACTION: Final = 2  # One that isn't counted gets a lease only when it lags by less than L/2: `lags_too_far`.
 
 
 @dataclass(frozen=True, slots=True)

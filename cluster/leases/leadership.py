@@ -6,6 +6,8 @@ every input: right after an election that is when the leader's own entry commits
 caught up. The clock is then one read after the question came, as L2 demands.
 """
 
+from typing import Final
+
 from keycluster.cluster.leases.grantor import LeaseGrantor
 from keycluster.cluster.leases.messages import LeaseAsk
 from keycluster.cluster.leases.removal import WaitingChange, leaving, taken_out
@@ -20,7 +22,8 @@ from keycluster.cluster.types import SECOND, Instant, LogIndex, NodeId
 _WAITS = Mark("a removal waits for leases to run out")
 _STEPS_ASIDE = Mark("a leader whose apply hangs steps aside")
 
-APPLY_STALL_NS = 2 * SECOND  # As long as a leader's disk may stall (`RaftConfig.disk_stall_ns`), and longer than L.
+APPLY_STALL_NS: Final = 2 * SECOND
+"""As long as a leader's disk may stall (`RaftConfig.disk_stall_ns`), and longer than L."""
 
 
 class Leadership:

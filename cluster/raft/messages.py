@@ -116,7 +116,7 @@ class Membership(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
 
 
 def _majority_in(group: tuple[NodeId, ...], nodes: Collection[NodeId]) -> bool:
-    return 2 * sum(1 for node in group if node in nodes) > len(group)
+    return 2 * len([node for node in group if node in nodes]) > len(group)
 
 
 def _majority_value(group: tuple[NodeId, ...], values: Mapping[NodeId, int]) -> int:
