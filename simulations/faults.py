@@ -136,15 +136,26 @@ SHAPES: dict[FaultKind, Shape] = {
     FaultKind.UPGRADE: Shape(100 * MILLISECOND, 1 * SECOND, 0.1),
 }
 
-FAULT_NS_MEANS = tuple(ns * MILLISECOND for ns in (80, 150, 300, 600, 1_200))
-"""Between two faults: a seed draws one, so that some runs are storms and others have calm in between."""
+GAP_MS_MEANS = (80, 200, 300, 400, 600, 1_200)
+"""Between two faults: a seed draws one, so that a few runs are storms, and in most of them work is done meanwhile."""
+
+DURATION_SCALES = (1, 1, 1, 6)
+"""How long all faults of a seed last, against their shapes: with 6, members are gone for longer than streams, leases or
+logs wait for them. Between faults there is only half of that more time, so members are gone more often too."""
+
+CALM_CHANCE = 0.6  # That a seed has calm windows, in which no fault begins.
+STORM_NS = (2 * SECOND, 8 * SECOND)
+CALM_NS = (2 * SECOND, 6 * SECOND)
+NODES_USUAL = 3  # With more there is more time between faults, in proportion.
 
 KIND_CHANCE = 0.5  # That a seed has a kind at all.
 KIND_RATES = (0.2, 1.0, 1.0, 5.0)  # How often, against the other kinds of the same seed.
 
 
-def draw_schedule(seed: int, *, time_ns: int, kinds: Iterable[FaultKind], gap_scale: float = 1.0) -> tuple[Fault, ...]:
-    """The faults of a seed within `time_ns`, in order of time. At least one of `kinds` is in it, if there are any.
+def draw_schedule(
+    seed: int, *, time_ns: int, kinds: Iterable[FaultKind], nodes: int = NODES_USUAL, gap_scale: float = 1.0
+) -> tuple[Fault, ...]:
+    """The faults of a seed within `time_ns`, in order of time, for a region of so many nodes.
 
     `gap_scale` stretches the time between faults: a simulator of whole nodes has fewer to each simulated second.
     """
@@ -154,24 +165,42 @@ def draw_schedule(seed: int, *, time_ns: int, kinds: Iterable[FaultKind], gap_sc
         return ()
     chosen = [kind for kind in supported if rng.random() < KIND_CHANCE] or [rng.choice(supported)]
     weights = [rng.choice(KIND_RATES) * SHAPES[kind].weight for kind in chosen]
-    gap_ns = rng.choice(FAULT_NS_MEANS) * gap_scale
-    return tuple(_draw(rng, time_ns=time_ns, kinds=chosen, weights=weights, gap_ns=gap_ns))
+    gap_ns = rng.choice(GAP_MS_MEANS) * MILLISECOND * gap_scale * max(1.0, nodes / NODES_USUAL)
+    scale = rng.choice(DURATION_SCALES)
+    times = _times(random.Random(f"times/{seed}"), time_ns=time_ns, gap_ns=gap_ns * max(1.0, scale / 2))
+    return tuple(_draw(rng, times=times, kinds=chosen, weights=weights, duration_scale=scale))
+
+
+def _times(rng: random.Random, *, time_ns: int, gap_ns: float) -> Iterable[int]:
+    """When faults begin: at random, and in some seeds not in calm windows."""
+    has_calm = rng.random() < CALM_CHANCE
+    at, storm_ends = int(rng.expovariate(1 / gap_ns)), rng.randint(*STORM_NS)
+    while True:
+        if has_calm and at >= storm_ends:
+            at += rng.randint(*CALM_NS)
+            storm_ends = at + rng.randint(*STORM_NS)
+        if at >= time_ns:
+            return
+        yield at
+        at += 1 + int(rng.expovariate(1 / gap_ns))
 
 
 def _draw(
-    rng: random.Random, *, time_ns: int, kinds: Sequence[FaultKind], weights: Sequence[float], gap_ns: float
+    rng: random.Random,
+    *,
+    times: Iterable[int],
+    kinds: Sequence[FaultKind],
+    weights: Sequence[float],
+    duration_scale: int,
 ) -> Iterable[Fault]:
-    at, number = int(rng.expovariate(1 / gap_ns)), 0
-    while at < time_ns:
+    for number, at in enumerate(times):
         [kind] = rng.choices(kinds, weights)
         shape = SHAPES[kind]
         yield Fault(
             number=number,
             at_ns=at,
             kind=kind,
-            for_ns=rng.randint(shape.shortest_ns, shape.longest_ns),
+            for_ns=rng.randint(shape.shortest_ns, shape.longest_ns) * duration_scale,
             strength=rng.random(),
             seed=rng.getrandbits(48),
         )
-        at += 1 + int(rng.expovariate(1 / gap_ns))
-        number += 1

@@ -78,6 +78,10 @@ def draw_shape(spec: RunSpec, supported: tuple[FaultKind, ...]) -> Shape:
     drift_ppm, (delay_ns_min, delay_ns_spread) = rng.choice(DRIFT_PPM), rng.choice(DELAYS_NS)
     is_tight = rng.random() < TIGHT_CHANCE
     kinds = supported if spec.kinds is None else tuple(kind for kind in spec.kinds if kind in supported)
+    nodes = (voters if spec.nodes is None else spec.nodes) + learners
+    faults = spec.faults
+    if faults is None:
+        faults = draw_schedule(spec.seed, time_ns=spec.time_ns, kinds=kinds, nodes=nodes)
     return Shape(
         seed=spec.seed,
         voters=voters if spec.nodes is None else spec.nodes,
@@ -89,7 +93,7 @@ def draw_shape(spec: RunSpec, supported: tuple[FaultKind, ...]) -> Shape:
         is_tight=is_tight,
         delay_ns_min=delay_ns_min,
         delay_ns_spread=delay_ns_spread,
-        faults=draw_schedule(spec.seed, time_ns=spec.time_ns, kinds=kinds) if spec.faults is None else spec.faults,
+        faults=faults,
     )
 
 

@@ -104,7 +104,8 @@ def _draw(spec: RunSpec) -> _Drawn:
     faults = spec.faults
     if faults is None:
         kinds = SUPPORTED if spec.kinds is None else [kind for kind in spec.kinds if kind in STRIKES]
-        faults = draw_schedule(spec.seed, time_ns=spec.time_ns, kinds=kinds, gap_scale=GAP_SCALE)
+        nodes = shape.voters + shape.learners
+        faults = draw_schedule(spec.seed, time_ns=spec.time_ns, kinds=kinds, nodes=nodes, gap_scale=GAP_SCALE)
     return _Drawn(
         shape=shape,
         retention=rng.choice(RETENTIONS),

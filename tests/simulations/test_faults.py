@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keycluster.cluster.types import SECOND
-from keycluster.simulations.faults import SHAPES, Fault, FaultKind, draw_schedule
+from keycluster.simulations.faults import DURATION_SCALES, SHAPES, Fault, FaultKind, draw_schedule
 
 KINDS = st.sampled_from(FaultKind)
 FAULTS = st.builds(
@@ -35,7 +35,7 @@ def test_a_schedule_is_the_seeds_alone(seed: int, kinds: set[FaultKind]) -> None
     assert [fault.number for fault in drawn] == list(range(len(drawn)))
     assert all(before.at_ns < after.at_ns < 20 * SECOND for before, after in pairwise(drawn))
     for fault in drawn:
-        assert SHAPES[fault.kind].shortest_ns <= fault.for_ns <= SHAPES[fault.kind].longest_ns
+        assert SHAPES[fault.kind].shortest_ns <= fault.for_ns <= SHAPES[fault.kind].longest_ns * max(DURATION_SCALES)
 
 
 def test_seeds_leave_kinds_out() -> None:
@@ -47,6 +47,37 @@ def test_seeds_leave_kinds_out() -> None:
     )
     assert seen.keys() == set(FaultKind)
     assert max(seen.values()) < 160
+
+
+def test_in_some_seeds_members_are_gone_for_long() -> None:
+    """Far longer than a stream waits for an answer; in most seeds nobody is."""
+    longest = [
+        max((fault.for_ns for fault in draw_schedule(seed, time_ns=60 * SECOND, kinds=[FaultKind.CRASH])), default=0)
+        for seed in range(200)
+    ]
+    assert 20 < sum(ns > 6 * SECOND for ns in longest) < 100
+    assert all(ns > 6 * SECOND or ns <= SHAPES[FaultKind.CRASH].longest_ns for ns in longest)
+
+
+def test_most_seeds_are_no_storms() -> None:
+    """Where faults come all the time no work is done. Larger regions have more time between them, too."""
+    seeds = range(200)
+    schedules = [draw_schedule(seed, time_ns=60 * SECOND, kinds=FaultKind) for seed in seeds]
+    storms = sum(len(faults) > 60 * 5 for faults in schedules)
+    assert 0 < storms < len(schedules) // 6
+    larger = [draw_schedule(seed, time_ns=60 * SECOND, kinds=FaultKind, nodes=6) for seed in seeds]
+    assert sum(map(len, larger)) < 0.75 * sum(map(len, schedules))
+
+
+def test_some_seeds_have_calm_windows() -> None:
+    """So long that a region is well again, and works for a while; in other seeds of as many faults nothing stops."""
+    calms = [
+        sum(after.at_ns - before.at_ns > 2 * SECOND for before, after in pairwise(faults))
+        for seed in range(200)
+        if len(faults := draw_schedule(seed, time_ns=60 * SECOND, kinds=FaultKind)) > 150
+    ]
+    assert any(calm >= 3 for calm in calms)
+    assert any(not calm for calm in calms)
 
 
 @given(FAULTS)
