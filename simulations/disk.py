@@ -97,6 +97,8 @@ class CrashDisk:
         self.counts = DiskCounts()
         self.on_gone: Callable[[], None] = _nothing
         """Called when `crash_after` comes true, from within the operation."""
+        self.on_rot: Callable[[], object] = _nothing
+        """Called when `rots_next` has come true."""
         self.syncs_lie = False
         self.bytes_max: int | None = None
         self.rots_next: str | None = None  # A file's name: what is written to it next lies wrong, a bit here and there.
@@ -156,6 +158,7 @@ class CrashDisk:
         self.write_file(file, offset, content)
         if path.name == self.rots_next and content:
             self.rots_next = None
+            self.on_rot()
             for start in range(0, len(content), ROTTEN_BYTES):
                 place = start + self._random.randrange(min(ROTTEN_BYTES, len(content) - start))
                 self.flip(path, offset + place, 1 << self._random.randrange(8))
@@ -230,6 +233,10 @@ class CrashDisk:
     def crash_after(self, operations: int) -> None:
         """The next `operations` go well, then all fail, until `crash` is called. The last one may or may not count."""
         self._crash_at = self.operations + operations
+
+    def spare(self) -> None:
+        """Takes back `crash_after`, if it hasn't come true."""
+        self._crash_at = None
 
     @property
     def is_gone(self) -> bool:

@@ -29,7 +29,7 @@ def bit_rot(nemesis: Nemesis, fault: Fault, rng: random.Random) -> str | None:
         return _rot_snapshot(nemesis, fault, node)
     if node is None or not _can_be_spared(nemesis, node):
         return None
-    nemesis.in_background(partial(_rot, nemesis, node, rng, fault.for_ns))
+    nemesis.in_background(partial(_rot, nemesis, fault, node, rng))
     return node.name
 
 
@@ -38,14 +38,20 @@ def rolled_back(nemesis: Nemesis, fault: Fault, rng: random.Random) -> str | Non
     node = nemesis.victim(rng)
     if node is None or not _can_be_spared(nemesis, node):
         return None
-    nemesis.in_background(partial(_roll_back, nemesis, node, rng, fault.for_ns))
+    nemesis.in_background(partial(_roll_back, nemesis, fault, node, rng))
     return node.name
 
 
 def _rot_snapshot(nemesis: Nemesis, fault: Fault, node: SimNode) -> str:
     """It is down while the others' logs go past it, and the snapshot that it gets then lies on its disk with a flipped
     bit: it must be refused, and another one made."""
+    node.disk.on_rot = partial(nemesis.springs, fault)
     node.disk.rots_next = SNAPSHOT
+
+    def disarm() -> None:
+        node.disk.rots_next = None
+
+    nemesis.arm(fault, disarm)
     node.crash("crash before a rotten snapshot")
     nemesis.start_after(node, fault.for_ns)
     others = [other for other in nemesis.region.nodes.values() if other is not node and other.running is not None]
@@ -62,7 +68,7 @@ def _rot_snapshot(nemesis: Nemesis, fault: Fault, node: SimNode) -> str:
     return f"the next snapshot of {node.name}"
 
 
-async def _rot(nemesis: Nemesis, node: SimNode, rng: random.Random, down_ns: int) -> None:
+async def _rot(nemesis: Nemesis, fault: Fault, node: SimNode, rng: random.Random) -> None:
     if not await _calm(nemesis, node):
         return
     node.crash("crash before bit rot")
@@ -70,15 +76,16 @@ async def _rot(nemesis: Nemesis, node: SimNode, rng: random.Random, down_ns: int
     path = rng.choice(sorted(files))
     offset = rng.randrange(len(files[path]))
     node.disk.flip(path, offset, 1 << rng.randrange(8))
+    nemesis.took_effect(fault)
     nemesis.note("bit-rot", f"{node.name}: {path.name} at {offset} of {len(files[path])}")
     lost = commits_lost(files[path], node.disk.files()[path]) if path.name.endswith("-wal") else 0
     if lost > 1:
         nemesis.region.checks.found("damage", f"{node.name}: {lost} commits of {path.name} would be gone unnoticed")
     node.excuses.add(Excuse.ROTTEN)
-    await _until_clear(nemesis, node, down_ns)
+    await _until_clear(nemesis, node, fault.for_ns)
 
 
-async def _roll_back(nemesis: Nemesis, node: SimNode, rng: random.Random, down_ns: int) -> None:
+async def _roll_back(nemesis: Nemesis, fault: Fault, node: SimNode, rng: random.Random) -> None:
     copy = node.disk.files()
     lives = node.lives
     await trio.sleep(rng.uniform(0.2, 4))
@@ -92,9 +99,10 @@ async def _roll_back(nemesis: Nemesis, node: SimNode, rng: random.Random, down_n
     if seal is not None:  # It isn't on the disk that is put back, and may have been away when that was copied.
         copy[seal] = node.disk.files()[seal]
     node.disk.fill(copy)
+    nemesis.took_effect(fault)
     nemesis.note("rolled-back", node.name)
     node.excuses.add(Excuse.OLD_DISK)
-    await _until_clear(nemesis, node, down_ns)
+    await _until_clear(nemesis, node, fault.for_ns)
 
 
 def _can_be_spared(nemesis: Nemesis, node: SimNode) -> bool:

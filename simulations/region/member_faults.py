@@ -5,7 +5,6 @@ folder: the region may have admitted the node without the answer getting through
 """
 
 import random
-from functools import partial
 
 from keycluster.cluster.keys.records import MemberRole
 from keycluster.cluster.wire.errors import KmsError
@@ -20,11 +19,11 @@ VOTERS_MIN = 3  # Below that a region is not one that anybody would promise anyt
 
 
 def add_voter(nemesis: Nemesis, fault: Fault, rng: random.Random) -> str | None:
-    return _add(nemesis, MemberRole.VOTER, rng)
+    return _add(nemesis, fault, MemberRole.VOTER, rng)
 
 
 def add_learner(nemesis: Nemesis, fault: Fault, rng: random.Random) -> str | None:
-    return _add(nemesis, MemberRole.LEARNER, rng)
+    return _add(nemesis, fault, MemberRole.LEARNER, rng)
 
 
 def remove(nemesis: Nemesis, fault: Fault, rng: random.Random) -> str | None:
@@ -37,7 +36,12 @@ def remove(nemesis: Nemesis, fault: Fault, rng: random.Random) -> str | None:
     if not fit:
         return None
     node = region.nodes[rng.choice(fit)]
-    nemesis.in_background(partial(take_out, nemesis, node))
+
+    async def take_it_out() -> None:
+        if await take_out(nemesis, node):
+            nemesis.took_effect(fault)
+
+    nemesis.in_background(take_it_out)
     return node.name
 
 
@@ -55,14 +59,15 @@ def transfer(nemesis: Nemesis, fault: Fault, rng: random.Random) -> str | None:
         try:
             await nemesis.region.ask(leader, "TransferLeadership", node_id=target)
         except (KmsError, *TOO_LATE):
-            pass  # It leads no more, or the other one isn't up to it.
+            return  # It leads no more, or the other one isn't up to it.
+        nemesis.took_effect(fault)
 
     nemesis.in_background(ask)
     return f"{leader.name} to {target}"
 
 
-async def take_out(nemesis: Nemesis, node: SimNode) -> None:
-    """Has it removed, if the region agrees and answers."""
+async def take_out(nemesis: Nemesis, node: SimNode) -> bool:
+    """Has it removed, if the region agrees and answers. Whether it did."""
     region = nemesis.region
     region.members_move = True
     region.removed.add(node.name)
@@ -74,8 +79,9 @@ async def take_out(nemesis: Nemesis, node: SimNode) -> None:
         region.removed.discard(node.name)  # The placement doesn't allow it now.
         node.excuses.discard(Excuse.REMOVED)
     except TOO_LATE:
-        return
+        return False
     region.asked_to_leave.discard(node.name)
+    return node.name in region.removed
 
 
 async def replace(nemesis: Nemesis, node: SimNode) -> None:
@@ -85,20 +91,26 @@ async def replace(nemesis: Nemesis, node: SimNode) -> None:
         await bring_in(nemesis, az=node.config.az, role=node.config.role)
 
 
-async def bring_in(nemesis: Nemesis, *, az: str, role: MemberRole) -> None:
-    """Has a new node join, if the region agrees and answers."""
+async def bring_in(nemesis: Nemesis, *, az: str, role: MemberRole) -> bool:
+    """Has a new node join, if the region agrees and answers. Whether it did."""
     try:
         await nemesis.region.join(nemesis.region.new_name(), az=az, role=role)
     except (JoinFailed, KmsError, *TOO_LATE):
-        pass  # Refused for its placement; or it waits for the peace.
+        return False  # Refused for its placement; or it waits for the peace.
+    return True
 
 
-def _add(nemesis: Nemesis, role: MemberRole, rng: random.Random) -> str | None:
+def _add(nemesis: Nemesis, fault: Fault, role: MemberRole, rng: random.Random) -> str | None:
     region = nemesis.region
     if len(region.rows()) + len(region.unfinished) >= MEMBERS_MAX:
         return None
     az = az_name(rng.randrange(region.azs))
-    nemesis.in_background(partial(bring_in, nemesis, az=az, role=role))
+
+    async def add() -> None:
+        if await bring_in(nemesis, az=az, role=role):
+            nemesis.took_effect(fault)
+
+    nemesis.in_background(add)
     return f"a {role.value} in {az}"
 
 

@@ -1,7 +1,8 @@
 """Carries out a schedule of faults on a region (`simulations/faults.py`).
 
 A fault decides whom it hits when its time comes, by its own random numbers. One that can't hit anybody then (nobody is
-up, the region is too small) has no effect: it is neither counted nor traced.
+up, the region is too small) has no effect: it is neither counted nor traced. Some faults take effect later, or never:
+those are traced when they are set up, and counted when it has come to something (`SPRINGS_LATER`).
 
 What a region can't survive is not done to it: no more disks lose data at a time than a quorum can spare (TigerBeetle
 calls this a fault atlas). A disk loses data by bit rot and by being rolled back. Then its node must not be needed: all
@@ -26,6 +27,23 @@ from keycluster.simulations.trace import Trace, What
 Strike = Callable[["Nemesis", Fault, random.Random], str | None]
 """Does it, and says what was done to whom; None: nothing."""
 
+SPRINGS_LATER = frozenset(
+    {
+        FaultKind.CRASH_AT_STEP,
+        FaultKind.CRASH_AT_WRITE,
+        FaultKind.PAUSE_BEFORE_OUTPUT,
+        FaultKind.RESTART,
+        FaultKind.UPGRADE,
+        FaultKind.BIT_ROT,
+        FaultKind.ROLLED_BACK,
+        FaultKind.ADD_VOTER,
+        FaultKind.ADD_LEARNER,
+        FaultKind.REMOVE,
+        FaultKind.TRANSFER,
+    }
+)
+"""These call `took_effect` themselves."""
+
 LEADER_CHANCE = 0.5  # Faults seek the leader: half of them hit it.
 
 
@@ -48,6 +66,7 @@ class Nemesis:
         self._strikes = strikes
         self._trace = trace
         self._lasting: dict[int, Callable[[], None]] = {}
+        self._armed: dict[int, Callable[[], None]] = {}
         self._nursery: trio.Nursery | None = None
 
     async def run(self, faults: Iterable[Fault], *, time_ns: int) -> None:
@@ -56,19 +75,26 @@ class Nemesis:
         async with trio.open_nursery() as self._nursery:
             for fault in faults:
                 await self._wait_until(begins + fault.at_ns)
-                self._strike(fault)
+                self.strike(fault)
             await self._wait_until(begins + time_ns)
             self._nursery.cancel_scope.cancel()
         self._nursery = None
         self.peace()
 
-    def _strike(self, fault: Fault) -> None:
+    @property
+    def may_strike(self) -> bool:
+        """Whether anything may begin now."""
+        return not self.is_over and self.doubtful is None
+
+    def strike(self, fault: Fault) -> None:
+        """Now, if anything may begin."""
         strike = self._strikes.get(fault.kind)
-        if self.is_over or strike is None or self.doubtful is not None:
+        if strike is None or not self.may_strike:
             return
         done = strike(self, fault, fault.rng())
         if done is not None:
-            self.counts[fault.kind.value] += 1
+            if fault.kind not in SPRINGS_LATER:
+                self.took_effect(fault)
             self._trace.note(self.wire.now_ns, "nemesis", What.FAULT, fault.kind.value, done, fault.for_ns)
 
     def peace(self) -> None:
@@ -77,11 +103,27 @@ class Nemesis:
         self.end_all()
 
     def end_all(self) -> None:
-        """What lasts, in the order in which it began."""
+        """What lasts, in the order in which it began; traps that haven't sprung never will."""
+        while self._armed:
+            self._armed.pop(min(self._armed))()
         for number in sorted(self._lasting):
             self._lasting.pop(number)()
 
     # For strikes
+
+    def took_effect(self, fault: Fault) -> None:
+        self.counts[fault.kind.value] += 1
+
+    def arm(self, fault: Fault, disarm: Callable[[], None]) -> None:
+        """A trap is set. `disarm` is called if it hasn't sprung when there shall be peace or calm."""
+        self._armed[fault.number] = disarm
+
+    def springs(self, fault: Fault) -> bool:
+        """Whether a trap may still spring; if so it counts as sprung."""
+        if self._armed.pop(fault.number, None) is None:
+            return False
+        self.took_effect(fault)
+        return True
 
     def note(self, kind: str, what: str) -> None:
         """More about a fault, once it is known."""

@@ -73,11 +73,12 @@ def clog(nemesis: Nemesis, fault: Fault, rng: random.Random) -> str | None:
     if not links:
         return None
     clogged: set[LinkName] = set()
+    ended = False
     begins = sorted(rng.randint(0, fault.for_ns // 2) for _ in links)
     ends = sorted(rng.randint(fault.for_ns // 2, fault.for_ns) for _ in links)
 
     def stop(link: LinkName) -> None:
-        if not nemesis.is_over:
+        if not ended:
             clogged.add(link)
             attack.clog(link)
 
@@ -87,6 +88,8 @@ def clog(nemesis: Nemesis, fault: Fault, rng: random.Random) -> str | None:
             attack.unclog(link)
 
     def end() -> None:
+        nonlocal ended
+        ended = True
         for link in sorted(clogged):
             go_on(link)
 

@@ -243,6 +243,10 @@ class SimNode:
         self.disk.on_gone = partial(self._lose_disk, then)
         self.disk.crash_after(operations)
 
+    def spare(self) -> None:
+        """Takes back `crash_at_write`, if it hasn't come true."""
+        self.disk.spare()
+
     def _lose_disk(self, then: Callable[[], None]) -> None:
         """Called from within the operation: what it was for comes to its end, unheard."""
         self._network.down(self.name, machine=True)

@@ -38,11 +38,11 @@ def crash_all(nemesis: Nemesis, fault: Fault, rng: random.Random) -> str | None:
 
 
 def crash_at_step(nemesis: Nemesis, fault: Fault, rng: random.Random) -> str | None:
-    return _at_step(nemesis, rng, lambda node: _crash(nemesis, fault, node))
+    return _at_step(nemesis, fault, rng, lambda node: _crash(nemesis, fault, node))
 
 
 def pause_before_output(nemesis: Nemesis, fault: Fault, rng: random.Random) -> str | None:
-    return _at_step(nemesis, rng, lambda node: _pause(nemesis, fault, node))
+    return _at_step(nemesis, fault, rng, lambda node: _pause(nemesis, fault, node))
 
 
 def crash_at_write(nemesis: Nemesis, fault: Fault, rng: random.Random) -> str | None:
@@ -50,7 +50,13 @@ def crash_at_write(nemesis: Nemesis, fault: Fault, rng: random.Random) -> str | 
     if node is None:
         return None
     operations = rng.randint(0, WRITES_MAX)
-    node.crash_at_write(operations, lambda: nemesis.start_after(node, fault.for_ns))
+
+    def sprung() -> None:
+        nemesis.springs(fault)
+        nemesis.start_after(node, fault.for_ns)
+
+    node.crash_at_write(operations, sprung)
+    nemesis.arm(fault, node.spare)
     return f"{node.name} after {operations} operations"
 
 
@@ -58,7 +64,12 @@ def restart(nemesis: Nemesis, fault: Fault, rng: random.Random) -> str | None:
     node = nemesis.victim(rng)
     if node is None:
         return None
-    nemesis.in_background(partial(stop_and_start, nemesis, node, fault.for_ns))
+
+    async def restart_it() -> None:
+        await stop_and_start(nemesis, node, fault.for_ns)
+        nemesis.took_effect(fault)
+
+    nemesis.in_background(restart_it)
     return node.name
 
 
@@ -92,10 +103,14 @@ def upgrade(nemesis: Nemesis, fault: Fault, rng: random.Random) -> str | None:
     versions = NEXT_VERSIONS if nodes[0].versions == SPOKEN else SPOKEN
 
     async def roll() -> None:
+        restarted = 0
         for node in nodes:
-            if not nemesis.is_over and node.running is not None:
+            if nemesis.may_strike and node.running is not None:
                 node.versions = versions
                 await stop_and_start(nemesis, node, fault.for_ns)
+                restarted += 1
+                if restarted == 1:
+                    nemesis.took_effect(fault)  # From now on two versions talk to each other.
 
     nemesis.in_background(roll)
     return f"{names(nodes)} to {versions}"
@@ -223,14 +238,19 @@ def _pause(nemesis: Nemesis, fault: Fault, node: SimNode | None) -> str | None:
     return node.name
 
 
-def _at_step(nemesis: Nemesis, rng: random.Random, act: Callable[[SimNode], object]) -> str | None:
+def _at_step(nemesis: Nemesis, fault: Fault, rng: random.Random, act: Callable[[SimNode], object]) -> str | None:
     node = nemesis.victim(rng)
     if node is None or node.life is None:
         return None
     steps = rng.randint(1, STEPS_MAX)
     process = node.life.process
-    process.at_step(process.steps + steps, lambda: None if nemesis.is_over else act(node))
+    process.at_step(process.steps + steps, lambda: act(node) if nemesis.springs(fault) else None)
+    nemesis.arm(fault, _nothing)  # It is asked when its step has come.
     return f"{node.name} after {steps} steps"
+
+
+def _nothing() -> None:
+    pass
 
 
 NODE_STRIKES: dict[FaultKind, Strike] = {

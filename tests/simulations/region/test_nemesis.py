@@ -143,3 +143,71 @@ def test_victim_is_often_the_leader() -> None:
         assert len(set(victims)) == 3
 
     in_region(body)
+
+
+TRAPS = (FaultKind.CRASH_AT_WRITE, FaultKind.CRASH_AT_STEP, FaultKind.PAUSE_BEFORE_OUTPUT)
+
+
+@pytest.mark.parametrize("kind", TRAPS)
+def test_trap_that_has_not_sprung_by_the_peace_never_does(kind: FaultKind) -> None:
+    """Nor while a disk has lost data: all that waits is disarmed. It has had no effect, so it isn't counted."""
+
+    async def body(region: SimRegion) -> None:
+        nemesis = nemesis_of(region)
+        for number in range(6):
+            nemesis.strike(fault(kind, number, seed=number))
+        nemesis.end_all()
+        for _ in range(40):
+            await write(region)
+        assert not nemesis.counts
+        assert all(node.lives == 1 and not node.is_paused for node in region.nodes.values())
+
+    in_region(body)
+
+
+@pytest.mark.parametrize("kind", TRAPS)
+def test_trap_counts_when_it_springs(kind: FaultKind) -> None:
+    """Once; a fault that came to nothing covers nothing."""
+
+    async def body(region: SimRegion) -> None:
+        nemesis = nemesis_of(region)
+        nemesis.strike(fault(kind))
+        assert not nemesis.counts
+        for _ in range(60):
+            await write(region)
+        assert nemesis.counts == {kind.value: 1}
+
+    in_region(body)
+
+
+@pytest.mark.parametrize("kind", [FaultKind.ADD_VOTER, FaultKind.ADD_LEARNER, FaultKind.REMOVE, FaultKind.TRANSFER])
+def test_operators_fault_that_nobody_answers_has_no_effect(kind: FaultKind) -> None:
+    """Asked of a region of which a majority is gone."""
+
+    async def body(region: SimRegion) -> None:
+        nemesis = nemesis_of(region)
+        leader = region.leader()
+        for node in region.nodes.values():
+            if node is not leader:
+                region.frozen.add(node.name)
+                node.crash()
+        await nemesis.run([fault(kind)], time_ns=4 * SECOND)
+        assert not nemesis.counts
+
+    in_region(body)
+
+
+def test_clog_that_ended_early_stops_no_more_links() -> None:
+    """Its links stop one by one: those whose turn hadn't come stay whole."""
+
+    async def body(region: SimRegion) -> None:
+        nemesis = nemesis_of(region)
+        nemesis.strike(fault(FaultKind.CLOG, for_s=8, strength=1))
+        await trio.sleep(0.5)
+        nemesis.end_all()
+        for _ in range(20):
+            with trio.fail_after(1):
+                await write(region)
+            await trio.sleep(0.4)
+
+    in_region(body)
