@@ -30,6 +30,8 @@ class SimClock:
         self._since_ns = wire.now_ns
         self._now_then_ns = base_ns
         self._ppm = 0
+        self.usual_ppm = ppm
+        """The rate that it has when nothing is done to it."""
         self._wall_minus_now_ns = WALL_EPOCH_NS + wire.now_ns + wall_offset_ns - base_ns
         self.set_rate(ppm)
 

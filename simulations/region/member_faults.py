@@ -6,15 +6,19 @@ folder: the region may have admitted the node without the answer getting through
 
 import random
 
+import trio
+
 from keycluster.cluster.keys.records import MemberRole
 from keycluster.cluster.wire.errors import KmsError
 from keycluster.node.joining import JoinFailed
+from keycluster.simulations.checkers.key_model import NOT_FOUND
 from keycluster.simulations.faults import Fault, FaultKind
 from keycluster.simulations.region.nemesis import Nemesis, Strike
 from keycluster.simulations.region.node import Excuse, SimNode
 from keycluster.simulations.region.region import TOO_LATE, az_name
 
 MEMBERS_MAX = 8
+TRANSFER_S_MAX = 1.0  # After this it was an election that made the other one leader.
 VOTERS_MIN = 3  # Below that a region is not one that anybody would promise anything of.
 
 
@@ -60,7 +64,9 @@ def transfer(nemesis: Nemesis, fault: Fault, rng: random.Random) -> str | None:
             await nemesis.region.ask(leader, "TransferLeadership", node_id=target)
         except (KmsError, *TOO_LATE):
             return  # It leads no more, or the other one isn't up to it.
-        nemesis.took_effect(fault)
+        with trio.move_on_after(TRANSFER_S_MAX):
+            await nemesis.region.until(lambda: (now := nemesis.region.leader()) is not None and now.name == target)
+            nemesis.took_effect(fault)
 
     nemesis.in_background(ask)
     return f"{leader.name} to {target}"
@@ -75,9 +81,10 @@ async def take_out(nemesis: Nemesis, node: SimNode) -> bool:
     node.excuses.add(Excuse.REMOVED)
     try:
         await region.operate("RemoveNode", node_id=node.name)
-    except KmsError:
-        region.removed.discard(node.name)  # The placement doesn't allow it now.
-        node.excuses.discard(Excuse.REMOVED)
+    except KmsError as refusal:
+        if refusal.code != NOT_FOUND:  # Else it has gone already.
+            region.removed.discard(node.name)  # The placement doesn't allow it now.
+            node.excuses.discard(Excuse.REMOVED)
     except TOO_LATE:
         return False
     region.asked_to_leave.discard(node.name)

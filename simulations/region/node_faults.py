@@ -2,7 +2,6 @@
 
 import random
 from collections.abc import Callable
-from functools import partial
 
 from keycluster.cluster.types import SECOND
 from keycluster.node.peer_link import SPOKEN, PeerVersions
@@ -129,7 +128,7 @@ def drift(nemesis: Nemesis, fault: Fault, rng: random.Random) -> str | None:
 
     def end() -> None:
         for node in nodes:
-            node.clock.set_rate(0)
+            node.clock.set_rate(node.clock.usual_ppm)
 
     nemesis.lasts(fault, end)
     return ", ".join(f"{node.name} {node.clock.ppm:+} ppm" for node in nodes) or None

@@ -34,7 +34,7 @@ from keycluster.node.join_token import JoinToken, parse_join_token
 from keycluster.node.joining import JoinFailed, join_region
 from keycluster.node.raft_driver import DEFAULT_RETENTION
 from keycluster.simulations.disk import CrashDisk
-from keycluster.simulations.region.clock import SimClock
+from keycluster.simulations.region.clock import DRIFT_PPM_MAX, SimClock
 from keycluster.simulations.region.logs import captured_logs
 from keycluster.simulations.region.network import SimNetwork
 from keycluster.simulations.region.node import NodeState, SimNode, WatchedNode
@@ -48,6 +48,7 @@ ACCESS_KEY = AccessKeySecret("AKIAEXAMPLEEXAMPLE12", "secretsecretsecretsecret")
 """The region's first operator."""
 
 MACHINE_UP_NS_MAX = 30 * 24 * 3600 * SECOND  # Machines have run for a while: no two monotonic clocks say the same.
+QUARTZ_PPM_MAX = 50  # What clocks that nothing is wrong with are off by.
 SKEW_NS_MAX = 500 * MILLISECOND  # Of wall clocks at the beginning.
 PEER_PORT, NATIVE_PORT, AWS_PORT = 7001, 7002, 7003
 CONNECTIONS_MAX = 256
@@ -149,6 +150,7 @@ class SimRegion:
         clock = SimClock(
             self.wire,
             base_ns=rng.randrange(MACHINE_UP_NS_MAX),
+            ppm=_rate(random.Random(f"{self._seed}/clock/{name}")),
             wall_offset_ns=self._wall_ns + rng.randint(-SKEW_NS_MAX, SKEW_NS_MAX),
         )
         self.network.links.place(name, az)
@@ -348,6 +350,12 @@ async def open_region(seed: str, *, trace: Trace, wall_ns: int = 0) -> AsyncIter
             finally:
                 await region.demolish()
                 nursery.cancel_scope.cancel()
+
+
+def _rate(rng: random.Random) -> int:
+    """A machine's: no clock runs true, and some are near the edge of what is promised, for good."""
+    edge = rng.choice((-DRIFT_PPM_MAX, DRIFT_PPM_MAX))
+    return rng.choice((edge, rng.randint(-DRIFT_PPM_MAX, DRIFT_PPM_MAX), rng.randint(-QUARTZ_PPM_MAX, QUARTZ_PPM_MAX)))
 
 
 def _config(name: NodeId, *, az: str, role: MemberRole) -> NodeConfig:

@@ -211,3 +211,18 @@ def test_clog_that_ended_early_stops_no_more_links() -> None:
             await trio.sleep(0.4)
 
     in_region(body)
+
+
+def test_clocks_drift_without_a_fault_and_go_back_to_that() -> None:
+    """No two machines' clocks run alike; a fault of theirs ends where they were before it."""
+
+    async def body(region: SimRegion) -> None:
+        rates = [node.clock.ppm for node in region.nodes.values()]
+        assert len(set(rates)) > 1
+        nemesis = nemesis_of(region)
+        nemesis.strike(fault(FaultKind.DRIFT, strength=1))
+        assert [node.clock.ppm for node in region.nodes.values()] != rates
+        nemesis.end_all()
+        assert [node.clock.ppm for node in region.nodes.values()] == rates
+
+    in_region(body)
