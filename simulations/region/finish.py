@@ -19,6 +19,7 @@ from keycluster.cluster.types import NodeId
 from keycluster.cluster.wire.errors import KmsError
 from keycluster.node.joining import JoinFailed
 from keycluster.node.membership import next_membership
+from keycluster.simulations.checkers.key_model import NOT_FOUND
 from keycluster.simulations.region.nemesis import Nemesis, names
 from keycluster.simulations.region.node import Excuse, NodeState, SimNode
 from keycluster.simulations.region.region import TOO_LATE, SimRegion
@@ -138,8 +139,9 @@ async def _finish_removals(region: SimRegion) -> None:
             region.removed.add(name)
             try:
                 await region.operate("RemoveNode", node_id=name)
-            except KmsError:
-                region.removed.discard(name)
+            except KmsError as refusal:
+                if refusal.code != NOT_FOUND:  # Else it has gone meanwhile, as it was asked to before.
+                    region.removed.discard(name)
             region.asked_to_leave.discard(name)
 
 

@@ -103,7 +103,8 @@ class SimWorkload:
 
     async def last_look(self, *, blobs_max: int) -> None:
         """Every key at every node, and so many ciphertexts of the whole run: into the history."""
-        nodes = sorted(self._nodes())
+        members = self._region.rows()  # A removal that was refused may have been carried out by an earlier asking.
+        nodes = [name for name in sorted(self._nodes()) if name in members]
         await self._visitor.live(partial(self.workload.last_look, nodes=nodes, blobs_max=blobs_max))
 
     async def let_time_pass(self, *, days: int) -> None:
