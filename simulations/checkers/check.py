@@ -8,7 +8,7 @@ from keycluster.simulations.checkers.ciphertexts import check_ciphertexts
 from keycluster.simulations.checkers.currency import check_currency
 from keycluster.simulations.checkers.history import Call, History
 from keycluster.simulations.checkers.idempotency import check_idempotency
-from keycluster.simulations.checkers.key_aspects import parts_of
+from keycluster.simulations.checkers.key_aspects import STATE, KeyAspectAlone, parts_of
 from keycluster.simulations.checkers.key_model import KeyModel
 from keycluster.simulations.checkers.linearizability import STEPS_MAX, Model, Verdict, check_linearizable
 from keycluster.simulations.checkers.partitions import Partitions
@@ -62,11 +62,14 @@ def _check_key(key: str, calls: list[Call], steps_max: int) -> list[Failure]:
     whole = _check(f"key {key}", calls, KeyModel(), max(1, steps_max // WHOLE_PART))
     if not any(failure.checker == UNDECIDED for failure in whole):
         return whole
-    return [
-        failure
-        for part, model, seen in parts_of(calls)
-        for failure in _check(f"{part} of key {key}", seen, model, steps_max)
-    ]
+    failures: list[Failure] = []
+    for part, model, seen in parts_of(calls):
+        found = _check(f"{part} of key {key}", seen, model, steps_max)
+        if model.aspect != STATE and any(failure.checker == UNDECIDED for failure in found):
+            alone = KeyAspectAlone(model.aspect)
+            found = _check(f"{part} of key {key}, without its state", alone.seen_in(seen), alone, steps_max)
+        failures += found
+    return failures
 
 
 def _check(subject: str, calls: Sequence[Call], model: Model[Any], steps_max: int) -> list[Failure]:

@@ -4,6 +4,9 @@ Calls of unknown outcome are what makes a search long: each may have happened or
 things (a tag, a policy, a description) there are a thousand keys that might be. Seen in part a key has few: what was
 done to anything else only says in which state that was allowed.
 
+Where many of the unknown calls changed the state itself, a part is at last seen alone, without the state: whether that
+allowed what was done is then judged by the part that is the state.
+
 A history that is linearizable is so in every part, so what is found in a part is found. What is missed is an order of
 two things that no state tells of.
 """
@@ -12,8 +15,16 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
-from keycluster.simulations.checkers.history import Call, Members, ok
-from keycluster.simulations.checkers.key_model import ABSENT, LIMIT_EXCEEDED, Key, KeyModel, tag_pairs
+from keycluster.simulations.checkers.history import Call, Members, OutcomeKind, ok
+from keycluster.simulations.checkers.key_model import (
+    ABSENT,
+    ABSENT_STATE,
+    ENABLED,
+    LIMIT_EXCEEDED,
+    Key,
+    KeyModel,
+    tag_pairs,
+)
 
 ASPECTS: Final[dict[str, frozenset[str]]] = {
     "state": frozenset({"deletion_date"}),
@@ -35,6 +46,17 @@ _ABOUT: Final[dict[str, str]] = {
     "UpdateKeyDescription": "description",
 }
 """Changes of one aspect alone."""
+
+
+STATE: Final = "state"
+
+_SHOWN_BY: Final[dict[str, frozenset[str]]] = {
+    "description": frozenset({"DescribeKey"}),
+    "policy": frozenset({"GetKeyPolicy"}),
+    "tags": frozenset({"ListResourceTags"}),
+    "rotation": frozenset({"DescribeKey", "GetKeyRotationStatus", "ListKeyRotations"}),
+}
+"""The reads that tell of an aspect."""
 
 
 def parts_of(calls: Sequence[Call]) -> Iterator[tuple[str, "KeyAspect", Sequence[Call]]]:
@@ -72,7 +94,7 @@ class KeyAspect:
     initial = ABSENT
 
     def __init__(self, aspect: str) -> None:
-        self._aspect = aspect
+        self.aspect = aspect
         self._whole = KeyModel()
         self._hidden = {name: getattr(ABSENT, name) for name in Key._fields if name not in {"state", *ASPECTS[aspect]}}
 
@@ -87,7 +109,7 @@ class KeyAspect:
         return self._whole.is_read(call) or self._is_about_another(call)
 
     def _is_about_another(self, call: Call) -> bool:
-        return _ABOUT.get(call.operation, self._aspect) != self._aspect
+        return _ABOUT.get(call.operation, self.aspect) != self.aspect
 
 
 def _told(call: Call) -> dict[str, Any]:
@@ -115,3 +137,26 @@ _READS: Final[dict[str, Callable[[Members, Members], dict[str, Any]]]] = {
     "ListResourceTags": lambda value, _: {"tags": tuple(sorted(tag_pairs(value["Tags"]).items()))},
 }
 """What a read's answer says, by `Key`'s members, of the answer and what was asked."""
+
+
+class KeyAspectAlone(KeyAspect):
+    """One aspect without the state: a key is there or not, and allows everything."""
+
+    def step(self, state: Key, call: Call) -> Key | None:
+        if call.is_ok and call.operation == "DescribeKey" and state.state != ABSENT_STATE:
+            state = state._replace(state=call.value["KeyMetadata"]["KeyState"])
+        after = super().step(state, call)
+        return after if after is None or after.state == ABSENT_STATE else after._replace(state=ENABLED)
+
+    def seen_in(self, calls: Iterable[Call]) -> list[Call]:
+        """Those that say something of it."""
+        return [call for call in calls if self._says_something(call)]
+
+    def _says_something(self, call: Call) -> bool:
+        if call.operation == "CreateKey":
+            return True
+        if call.operation in _SHOWN_BY[self.aspect]:
+            is_hidden = call.operation == "GetKeyRotationStatus" and call.is_ok and not call.value["KeyRotationEnabled"]
+            return call.is_ok and not is_hidden  # Off is also what a key pending deletion shows.
+        is_of_state = call.kind is OutcomeKind.REFUSED and call.code != LIMIT_EXCEEDED
+        return _ABOUT.get(call.operation) == self.aspect and not is_of_state

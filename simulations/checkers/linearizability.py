@@ -4,13 +4,14 @@ The search is Wing and Gong's (1993) with Lowe's memory of where it has been ("T
 in Porcupine: take a call that no other call ended before, let the model take the step, go on; where no call fits, go
 back. A *place* is which calls have happened and the state they led to; one place is never searched twice.
 
-Four things keep the search short, and change no verdict:
+Five things keep the search short, and change no verdict:
 
 * A read that fits happens at once: whatever order has it later stays one with it here. Not so a change that happens to
   change nothing here: it may be needed after another one.
 * A call of unknown outcome may happen at any time from its beginning, or never. So it need not be placed, and is only
   tried where it changes something. (One that is known to have been made must be, like all others.)
 * Of unknown calls that ask for the same, the one that began first goes first: an order stays one with them swapped.
+* An unknown call that the next one, unknown too, makes as if it had never been is not tried before that one.
 * Of two places that differ only in that more unknown calls have happened at one of them, that one is not searched: all
   that can come after it can come after the other one.
 
@@ -152,7 +153,9 @@ class _Search(Generic[S]):
                 return True
             if self._is_new(settled):
                 self._keep_best(settled)
-                frames.append(_Frame(settled, len(self._placed), self._ways(settled)))
+                is_idle = settled == place and place.taken != frame.place.taken
+                origin = frame.place.state if is_idle else None
+                frames.append(_Frame(settled, len(self._placed), self._ways(settled, origin)))
         return False
 
     def _is_new(self, place: _Place[S]) -> bool:
@@ -180,8 +183,11 @@ class _Search(Generic[S]):
             else:
                 return place
 
-    def _ways(self, place: _Place[S]) -> Iterator[tuple[Call, _Place[S]]]:
-        """The calls that fit here, with where each leads; those that must happen come first."""
+    def _ways(self, place: _Place[S], origin: S | None = None) -> Iterator[tuple[Call, _Place[S]]]:
+        """The calls that fit here, with where each leads; those that must happen come first.
+
+        `origin`: the state before an unknown call that led here, as long as nothing has needed it.
+        """
         indices, end = self._next(place)
         for index in indices:
             call = self._must[index]
@@ -192,6 +198,8 @@ class _Search(Generic[S]):
             taken = place.taken[number]
             if taken < len(group) and group[taken].began < end:
                 state = self._step(place.state, group[taken])
+                if origin is not None and state == self._step(origin, group[taken]):
+                    continue
                 if state is not None and state != place.state:
                     more = (*place.taken[:number], taken + 1, *place.taken[number + 1 :])
                     yield group[taken], _Place(place.first, place.ahead, more, state)

@@ -7,6 +7,8 @@ import pytest
 
 from keycluster.simulations.checkers.check import check_all
 from keycluster.simulations.checkers.history import Members, ok, refused
+from keycluster.simulations.checkers.key_aspects import KeyAspectAlone
+from keycluster.simulations.checkers.linearizability import Verdict, check_linearizable
 from tests.simulations.checkers.histories import Script, described
 
 KEY = "00000000-0000-4000-8000-00000000000a"
@@ -74,6 +76,22 @@ def test_what_is_wrong_in_a_part_is_found(wrong: dict[str, Any]) -> None:
     script = muddled()
     finish(script, **wrong)
     assert "linearizability" in {failure.checker for failure in check_all(script.history)}
+
+
+@pytest.mark.parametrize(("value", "is_found"), [("1", False), ("2", True)])
+def test_part_is_seen_without_the_state_at_last(value: str, is_found: bool) -> None:
+    """Its changes one after another, whatever the state was; the state is a part of its own."""
+    script = Script()
+    script.do("CreateKey", {}, ok({"KeyMetadata": described(KEY)}), key=KEY)
+    for operation in ("DisableKey", "ScheduleKeyDeletion"):
+        script.lose(script.begin(operation, {"KeyId": KEY}, key=KEY))
+    script.do("TagResource", {"KeyId": KEY, "Tags": [{"TagKey": "a", "TagValue": "1"}]}, key=KEY)
+    script.do("TagResource", {"KeyId": KEY, "Tags": [TAG]}, refused("KMSInvalidStateException"), key=KEY)
+    read(script, "ListResourceTags", {"Tags": [{"TagKey": "a", "TagValue": value}], "Truncated": False})
+    alone = KeyAspectAlone("tags")
+    seen = alone.seen_in(script.history.calls)
+    assert [call.operation for call in seen] == ["CreateKey", "TagResource", "ListResourceTags"]
+    assert (check_linearizable(seen, alone).verdict is Verdict.VIOLATED) is is_found
 
 
 def test_refusal_that_the_state_explains_is_none_of_another_part() -> None:

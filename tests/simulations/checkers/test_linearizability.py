@@ -227,6 +227,18 @@ def test_good_history_is_never_blamed(lost: float) -> None:
         assert _check(history).verdict is Verdict.LINEARIZABLE, seed
 
 
+def test_many_different_lost_writes_are_decided() -> None:
+    """A hundred that may or may not have happened, of which each reading needs one at most."""
+    script = Script()
+    for value in range(100):
+        script.lose(script.begin_write(value))
+    for value in (3, 50, 7, 99):
+        script.read(value)
+    assert _check(script.history).verdict is Verdict.LINEARIZABLE
+    script.read(3)
+    assert _check(script.history).verdict is Verdict.VIOLATED
+
+
 def test_search_that_takes_too_long_is_undecided() -> None:
     """The bound on steps is an outcome of its own, neither good nor bad."""
     history = _concurrent(200, width=8, seed=1)
