@@ -230,6 +230,11 @@ class CrashDisk:
         self._durable_names = dict(survivors)
         self.unmount()
 
+    @property
+    def is_well(self) -> bool:
+        """Whether it refuses nothing."""
+        return self.bytes_max is None
+
     def crash_after(self, operations: int) -> None:
         """The next `operations` go well, then all fail, until `crash` is called. The last one may or may not count."""
         self._crash_at = self.operations + operations

@@ -81,7 +81,7 @@ async def _rot(nemesis: Nemesis, fault: Fault, node: SimNode, rng: random.Random
     lost = commits_lost(files[path], node.disk.files()[path]) if path.name.endswith("-wal") else 0
     if lost > 1:
         nemesis.region.checks.found("damage", f"{node.name}: {lost} commits of {path.name} would be gone unnoticed")
-    node.excuses.add(Excuse.ROTTEN)
+    node.rotten.add(path)
     await _until_clear(nemesis, node, fault.for_ns)
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import partial
+from pathlib import Path
 from typing import Protocol
 
 import trio
@@ -19,6 +20,8 @@ from keycluster.cluster.keys.commands import Outcome
 from keycluster.cluster.raft.messages import Entry
 from keycluster.cluster.seams import World
 from keycluster.cluster.store.errors import StoreDamaged, StoreFailed
+from keycluster.cluster.store.log import FILE_NAME as LOG_NAME
+from keycluster.cluster.store.state import FILE_NAME as STATE_NAME
 from keycluster.cluster.types import NodeId
 from keycluster.cluster.witness import RolledBack
 from keycluster.node.actors import describe
@@ -30,7 +33,7 @@ from keycluster.node.peers import RemovedFromRegion
 from keycluster.node.raft_driver import DEFAULT_RETENTION, Touched
 from keycluster.node.run import Node, open_stores
 from keycluster.node.seal_source import open_seal
-from keycluster.node.sealing import NodeSecrets, SealError, open_secrets
+from keycluster.node.sealing import SEALED_NAME, NodeSecrets, SealError, open_secrets
 from keycluster.simulations.disk import CrashDisk
 from keycluster.simulations.region.clock import SimClock
 from keycluster.simulations.region.entropy import SimEntropy
@@ -51,27 +54,25 @@ class Excuse(StrEnum):
     """What was done to a node that it may end by."""
 
     DISK_FAILS = "its disk fails"
-    ROTTEN = "bytes of its files changed"
     OLD_DISK = "its disk is an old copy"
     NO_SEAL = "its seal is away"
     REMOVED = "it is removed"
 
 
 _EXCUSES: tuple[tuple[type[Exception], frozenset[Excuse]], ...] = (
-    (StoreFailed, frozenset({Excuse.DISK_FAILS, Excuse.ROTTEN})),
-    (StoreDamaged, frozenset({Excuse.ROTTEN, Excuse.OLD_DISK})),
-    (RolledBack, frozenset({Excuse.ROTTEN, Excuse.OLD_DISK})),
-    (SealError, frozenset({Excuse.NO_SEAL, Excuse.ROTTEN})),
+    (StoreFailed, frozenset({Excuse.DISK_FAILS})),
+    (RolledBack, frozenset({Excuse.OLD_DISK})),
+    (SealError, frozenset({Excuse.NO_SEAL})),
     (RemovedFromRegion, frozenset({Excuse.REMOVED})),
     (OSError, frozenset({Excuse.DISK_FAILS})),
 )
-"""What each ending may come of. One that isn't here is a finding whatever was done before."""
+"""What each ending may come of, beside changed bytes (`SimNode.rotten`). One that isn't here is a finding whatever was
+done before."""
 
 _BREAKS = (StoreDamaged, RolledBack, RemovedFromRegion)
 """Whoever ended by these must not be started from the same disk."""
 
-_BREAKS_ROTTEN = (StoreFailed, SealError)
-"""These go by themselves (a full disk, a key file that is away), but for a node with changed bytes."""
+_WAL = "-wal"
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +171,8 @@ class SimNode:
         self.clock = clock
         self.state = NodeState.DOWN
         self.excuses: set[Excuse] = set()
+        self.rotten: set[Path] = set()
+        """Files of which bytes changed, as long as that may still show."""
         self.versions = SPOKEN
         self.retention = DEFAULT_RETENTION
         self.wal_pages_large: int | None = None
@@ -212,7 +215,7 @@ class SimNode:
         """As a supervisor does: at once, without waiting for the node to be up. Not from within a node's own step."""
         if self.state is not NodeState.DOWN:
             return
-        if self.disk.bytes_max is None:
+        if self.disk.is_well:
             self.excuses.discard(Excuse.DISK_FAILS)
         self._network.up(self.name)
         self.lives += 1
@@ -220,6 +223,20 @@ class SimNode:
         self.life, self.state = life, NodeState.UP
         self._remains.append(life.gone)
         self._nursery.start_soon(self._live, life)
+
+    def has_served(self) -> None:
+        """What it was done to before is behind it, if all of that would have been found at its start.
+
+        A database's pages are read when they are needed; what is sealed, and write-ahead logs, at each start.
+        """
+        self.excuses.discard(Excuse.OLD_DISK)
+        self.rotten = {path for path in self.rotten if path.name in (LOG_NAME, STATE_NAME)}
+        if self.disk.is_well:
+            self.excuses.discard(Excuse.DISK_FAILS)
+
+    def has_new_state(self) -> None:
+        """A snapshot took its state's place."""
+        self.rotten = {path for path in self.rotten if not path.name.startswith(STATE_NAME)}
 
     def stop(self) -> None:
         """As a signal does. It goes on until its leases are over, or until somebody crashes it."""
@@ -357,16 +374,28 @@ class SimNode:
         return Ending(
             text=describe(failure),
             excused=all(self._is_excused(leaf) for leaf in leaves),
-            broken=any(isinstance(leaf, self._breaking()) for leaf in leaves),
+            broken=any(isinstance(leaf, _BREAKS) or self._is_of_rot(leaf) for leaf in leaves),
         )
 
-    def _breaking(self) -> tuple[type[Exception], ...]:
-        return (*_BREAKS, *_BREAKS_ROTTEN) if Excuse.ROTTEN in self.excuses else _BREAKS
-
     def _is_excused(self, failure: BaseException) -> bool:
-        for kind, excuses in _EXCUSES:
-            if isinstance(failure, kind):
-                return bool(excuses & self.excuses)
+        if self._is_of_rot(failure):
+            return True
+        return any(isinstance(failure, kind) and bool(excuses & self.excuses) for kind, excuses in _EXCUSES)
+
+    def _is_of_rot(self, failure: BaseException) -> bool:
+        """Whether it may come of just those bytes that changed."""
+        for path in self.rotten:
+            match failure:
+                case StoreDamaged() | StoreFailed():
+                    of_it = path.parent == failure.path.parent or path.is_relative_to(failure.path)
+                case RolledBack():  # Its last commit looked torn, and was dropped.
+                    of_it = path.name == LOG_NAME + _WAL
+                case SealError():
+                    of_it = path in (self.config.seal.path, self.config.data / SEALED_NAME)
+                case _:
+                    of_it = False
+            if of_it:
+                return True
         return False
 
 

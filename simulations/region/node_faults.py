@@ -185,9 +185,12 @@ def disk_full(nemesis: Nemesis, fault: Fault, rng: random.Random) -> str | None:
         return None
     node.disk.bytes_max = node.disk.bytes_used() + rng.randint(0, FULL_BYTES_MAX)
     node.excuses.add(Excuse.DISK_FAILS)
+    refused = node.disk.counts.full
 
     def end() -> None:
         node.disk.bytes_max = None
+        if node.disk.counts.full == refused:
+            node.excuses.discard(Excuse.DISK_FAILS)
         nemesis.region.start(node)
 
     nemesis.lasts(fault, end)

@@ -120,6 +120,7 @@ class StateChecks:
             self.note(node, What.APPLIES, last.index, last.term, self._entries[last.index][2])
 
     def replaced(self, node: SimNode) -> None:
+        node.has_new_state()
         self._look_at_state(node)
         running = node.running
         self.note(node, "snapshot", running.stores.state.view.applied_index if running is not None else None)
@@ -192,6 +193,7 @@ class StateChecks:
         if serves != (node.name in self._serves):
             if serves:
                 self._serves.add(node.name)
+                node.has_served()
                 self.note(node, What.SERVES)
             else:
                 self._serves.discard(node.name)

@@ -140,7 +140,7 @@ def test_node_with_changed_bytes_refuses_to_go_on(excused: bool) -> None:
         node.crash()
         flip_some(node, "state.db")
         if excused:
-            node.excuses.add(Excuse.ROTTEN)
+            node.rotten.add(next(path for path in node.disk.files() if path.name == "state.db"))
         node.start()
         await region.until(lambda: node.state is NodeState.BROKEN)
         assert [failure.checker for failure in region.checks.failures] == ([] if excused else ["endings"])
@@ -201,3 +201,40 @@ def test_what_nodes_do_is_in_the_trace() -> None:
     seen = {record.what for record in trace.records()}
     assert {What.STARTS, What.LEADS, What.SERVES, What.APPLIES, What.SETTLED, What.CRASHES, "info"} <= seen
     assert all(record.at_ns < 60 * SECOND for record in trace.records())
+
+
+@pytest.mark.parametrize("rotten", ["log.db", "state.db-wal", "seal.key"])
+def test_changed_bytes_excuse_what_they_can_lead_to_only(rotten: str) -> None:
+    """A node whose seal doesn't open is a finding where bytes of another file changed."""
+
+    async def body(region: SimRegion) -> None:
+        node = region.nodes[N2]
+        node.crash()
+        flip_some(node, "seal.key")
+        node.rotten.update(path for path in node.disk.files() if path.name == rotten)
+        node.start()
+        with trio.fail_after(20):
+            await region.until(lambda: node.lives > 1 and node.state is not NodeState.UP)
+        assert [failure.checker for failure in region.checks.failures] == ([] if rotten == "seal.key" else ["endings"])
+
+    in_region(body)
+
+
+def test_excuses_end_when_a_node_serves_again() -> None:
+    """But for pages of databases that nobody may have read yet, until a snapshot takes their place."""
+
+    async def body(region: SimRegion) -> None:
+        node = region.nodes[N2]
+        data = node.config.data
+        node.crash()
+        node.excuses |= {Excuse.OLD_DISK, Excuse.DISK_FAILS}
+        node.rotten |= {data / "node.sealed", data / "log" / "log.db-wal", data / "state" / "state.db"}
+        node.start()
+        await region.until(lambda: node.serves)
+        await write(region)
+        assert node.excuses == set()
+        assert node.rotten == {data / "state" / "state.db"}
+        node.has_new_state()
+        assert node.rotten == set()
+
+    in_region(body)
