@@ -145,6 +145,7 @@ class Reporter:
         )
         self._say_counts("faults", totals.faults)
         self._say_operations()
+        self._say(f"succeeded in a simulated second: {totals.load.writes:.2f} writes, {totals.load.uses:.2f} uses")
         gaps = totals.gaps(coverage=coverage)
         if not coverage and totals.seeds:
             self._say_list("kinds without effect", totals.kinds_without_effect())

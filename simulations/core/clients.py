@@ -23,10 +23,13 @@ from keycluster.simulations.trace import What
 REGISTERS = 3  # Few, so that callers meet.
 KINDS = (WRITE, WRITE, USE, USE, READ, CONFIRM)  # Drawn from: a third of all calls are changes.
 COMPARE_CHANCE = 0.3  # That a change expects the value seen last.
-ATTEMPT_NS = (250 * MILLISECOND, 1_500 * MILLISECOND)  # Between two attempts, where no answer came.
+ATTEMPT_NS = (200 * MILLISECOND, 800 * MILLISECOND)  # Between two attempts, where no answer came.
 PAUSE_NS = (5 * MILLISECOND, 80 * MILLISECOND)  # After "not here".
 PATIENCE_NS = (2 * SECOND, 8 * SECOND)
 STAYS_CHANCE = 0.7  # With the node asked last; else any.
+KNOWS_MEMBERS_CHANCE = 0.9  # Else it asks anybody, as a program does that was told its nodes long ago.
+
+NOBODY = NodeId("")
 
 KEYS = tuple(f"{REGISTER} {number}" for number in range(1, REGISTERS + 1))
 LINEARIZABILITY = "linearizability"
@@ -122,8 +125,14 @@ class Callers:
         )
         return operation, arguments, command
 
-    def _any_node(self) -> NodeId:
-        return self._rng.choice(sorted(self._world.machines))
+    def _any_node(self, but: NodeId = NOBODY) -> NodeId:
+        """Mostly a member: machines that were removed run on. Not `but`, where there is another one."""
+        machines = self._world.machines
+        nodes = sorted(machines)
+        if self._rng.random() < KNOWS_MEMBERS_CHANCE:
+            newest = max((machine.disk.state for machine in machines.values()), key=lambda state: state.index)
+            nodes = [node for node in nodes if newest.membership.is_member(node)] or nodes
+        return self._rng.choice([node for node in nodes if node != but] or nodes)
 
     def _send(self, client: Client, request: Request) -> None:
         self._ask_node(client.node, request)
@@ -132,7 +141,7 @@ class Callers:
     def _late(self, client: Client, request: Request) -> None:
         """No answer to this attempt, if it is still the newest."""
         if client.request is request:
-            client.node = self._any_node()
+            client.node = self._any_node(but=client.node)
             self._again(client, request)
 
     def _again(self, client: Client, request: Request) -> None:
@@ -155,7 +164,7 @@ class Callers:
             client.node = answer.node
             self._end(client, self._outcome(client, answer), answer.node)
         elif current is answer.request:
-            client.node = answer.hint or self._any_node()
+            client.node = answer.hint or self._any_node(but=answer.node)
             self._later(self._rng.randint(*PAUSE_NS), self._again, client, current)
 
     def _outcome(self, client: Client, answer: Answer) -> Outcome:

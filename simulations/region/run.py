@@ -40,7 +40,7 @@ from keycluster.simulations.workload.plan import Plan, draw_plan
 STRIKES: Final[dict[FaultKind, Strike]] = {**NETWORK_STRIKES, **NODE_STRIKES, **MEMBER_STRIKES, **LOSS_STRIKES}
 SUPPORTED: Final[tuple[FaultKind, ...]] = tuple(kind for kind in FaultKind if kind in STRIKES)
 
-GAP_SCALE: Final = 2.0  # Fewer faults to a second than in the core simulator: a node has more to do in between.
+GAP_SCALE: Final = 1.5  # Fewer faults to a second than in the core simulator: a node has more to do in between.
 BEGIN_S_MAX: Final = 20.0
 REGION: Final = "region"
 LAST_LOOK: Final = "last-look"

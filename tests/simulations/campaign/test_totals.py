@@ -1,6 +1,7 @@
 """What runs come to, and when they have shown too little."""
 
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -22,13 +23,24 @@ def totals() -> Totals:
     return Totals(Simulator.CORE, (FaultKind.PAUSE, FaultKind.LOSS))
 
 
-def report(spec: RunSpec, *, marks: tuple[str, ...] = (), failures: int = 0, **faults: int) -> SeedReport:
+BUSY = {"Write ok": 60, "CompareAndSet ok": 60, "Use ok": 120, "Write unknown": 5, "Read ok": 1}
+
+
+def report(
+    spec: RunSpec,
+    *,
+    marks: tuple[str, ...] = (),
+    failures: int = 0,
+    operations: Mapping[str, int] = BUSY,
+    **faults: int,
+) -> SeedReport:
     return SeedReport(
         spec,
         simulated_ns=60 * SECOND,
         wall_s=0.5,
         events=1_000,
         faults=Counter(faults),
+        operations=Counter(operations),
         marks=Counter(marks),
         failures=[Failure("checker", "found")] * failures,
     )
@@ -76,3 +88,21 @@ def test_rates_that_make_nothing_happen_are_a_failure(totals: Totals, spec: RunS
     calm = Totals(Simulator.CORE, ())
     calm.add(report(spec), {})
     assert calm.gaps(coverage=True) == []
+
+
+def test_coverage_fails_runs_in_which_little_was_done(totals: Totals, spec: RunSpec) -> None:
+    """Storms without a leader all the time look like runs in which nothing is wrong. What failed is no work."""
+    totals.add(report(spec, marks=("snapshot", "transfer"), pause=1, loss=1), MARKS)
+    assert totals.load == (2.0, 2.0)
+    assert totals.gaps(coverage=True) == []
+    idle = {"Write ok": 20, "Write unknown": 600, "Use ok": 180, "Use failed": 600, "Read ok": 600}
+    totals.add(report(spec, operations=idle), MARKS)
+    assert totals.gaps(coverage=True) == ["too little was done: 1.17 writes a simulated second, 1.50 at least"]
+    assert totals.gaps(coverage=False) == []
+
+
+def test_what_a_region_does_counts_as_load(spec: RunSpec) -> None:
+    """Changes of keys and the data plane, by the names that they have there."""
+    region = Totals(Simulator.REGION, ())
+    region.add(report(spec, operations={"CreateKey ok": 60, "TagResource ok": 60, "Decrypt ok": 180}), {})
+    assert region.load == (2.0, 3.0)

@@ -12,7 +12,7 @@ from keycluster.simulations.core.run import run
 from keycluster.simulations.faults import FaultKind
 from keycluster.simulations.runs import RunSpec, Simulator
 
-SEEDS = range(6)
+SEEDS = range(8)
 KINDS = (FaultKind.ADD_VOTER, FaultKind.ADD_LEARNER, FaultKind.REMOVE, FaultKind.CRASH, FaultKind.PAUSE)
 
 
@@ -30,5 +30,5 @@ def test_victims_are_members(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(Nemesis, "_victim", watched)
     for seed in SEEDS:
-        run(RunSpec(Simulator.CORE, seed, 15 * SECOND, kinds=KINDS))
+        run(RunSpec(Simulator.CORE, seed, 60 * SECOND, kinds=KINDS))
     assert 0 < hit[False] < 0.12 * hit.total()
