@@ -1,7 +1,12 @@
 """Faults by which a disk loses what it had: bit rot, and an old copy of it put back.
 
-A region of 2f + 1 voters outlives f lost disks, as long as the others have what is committed: so before the strike
-there is calm, in which all catch up, and after it nothing else happens until the node either serves or has refused to.
+A region of 2f + 1 voters outlives f lost disks, as long as the others have what is committed, on so many disks that no
+majority lacks it. After the strike nothing else begins until the node either serves or has refused to.
+
+Before bit rot there is calm, in which all catch up. Not before a roll-back: it would leave nothing that the old copy
+lacks. Then what lasts goes on, uncommitted entries may be lost, and the others may lag by what a majority without them
+has. Only votes must not be in doubt: nobody can know of a vote that was forgotten, so there has to be a leader that all
+of them follow.
 """
 
 import random
@@ -92,8 +97,9 @@ async def _roll_back(nemesis: Nemesis, fault: Fault, node: SimNode, rng: random.
     if node.lives != lives and rng.random() < 0.5:
         copy = node.disk.files()  # Old copies of both lives, and of this one.
         await trio.sleep(rng.uniform(0.2, 2))
-    if nemesis.is_over or node.state is not NodeState.UP or not await _calm(nemesis, node):
+    if not await _until_others_can_do_without(nemesis, node):
         return
+    nemesis.doubtful = node
     node.crash("crash before its roll-back")
     seal = node.config.seal.path
     if seal is not None:  # It isn't on the disk that is put back, and may have been away when that was copied.
@@ -103,6 +109,36 @@ async def _roll_back(nemesis: Nemesis, fault: Fault, node: SimNode, rng: random.
     nemesis.note("rolled-back", node.name)
     node.excuses.add(Excuse.OLD_DISK)
     await _until_clear(nemesis, node, fault.for_ns)
+
+
+async def _until_others_can_do_without(nemesis: Nemesis, node: SimNode) -> bool:
+    """Whether it came to that in time."""
+
+    def can_they() -> bool:
+        return nemesis.may_strike and node.state is NodeState.UP and _others_have_what_is_committed(nemesis, node)
+
+    with trio.move_on_after(CALM_S_MAX):
+        await nemesis.region.until(lambda: nemesis.is_over or can_they())
+    return can_they()
+
+
+def _others_have_what_is_committed(nemesis: Nemesis, node: SimNode) -> bool:
+    """A majority has it without the node, no member is being changed, and no election is under way or may have been."""
+    region, running, leader = nemesis.region, node.running, nemesis.region.leader()
+    members = region.membership()
+    if running is None or leader is None or members is None or members.is_joint or node.name not in members.members:
+        return False
+    term = running.stores.log.hard_state.term
+    committed = max(each.running.replica.core.commit_index for each in region.up() if each.running is not None)
+    keepers = 0
+    for name in members.voters:
+        other = region.nodes[name].running if name in region.nodes else None
+        if other is None or other.replica.core.membership != members:
+            return False
+        if (other.replica.core.term, other.replica.core.leader) != (term, leader.name):
+            return False
+        keepers += name != node.name and other.stores.log.last_index >= committed
+    return keepers > len(members.voters) // 2
 
 
 def _can_be_spared(nemesis: Nemesis, node: SimNode) -> bool:

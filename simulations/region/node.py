@@ -224,12 +224,14 @@ class SimNode:
         self._remains.append(life.gone)
         self._nursery.start_soon(self._live, life)
 
-    def has_served(self) -> None:
+    def has_served(self, *, may_be_told: bool = False) -> None:
         """What it was done to before is behind it, if all of that would have been found at its start.
 
-        A database's pages are read when they are needed; what is sealed, and write-ahead logs, at each start.
+        A database's pages are read when they are needed; what is sealed, and write-ahead logs, at each start. That its
+        disk is an old copy it may yet be told by a peer that it hasn't reached.
         """
-        self.excuses.discard(Excuse.OLD_DISK)
+        if not may_be_told:
+            self.excuses.discard(Excuse.OLD_DISK)
         self.rotten = {path for path in self.rotten if path.name in (LOG_NAME, STATE_NAME)}
         if self.disk.is_well:
             self.excuses.discard(Excuse.DISK_FAILS)

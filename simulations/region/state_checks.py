@@ -5,6 +5,7 @@
   safety; security.md, 5).
 - Contract 2 from the inside: whatever is settled is applied by every node that may serve (rules L3 to L6). It can only
   break when the settled index rises, or in a step of the node that serves too early: so it is looked at then.
+- A node on an old copy of its disk doesn't go on once it was told (`old_disks.py`).
 - No node ends by itself without an excuse, no actor is restarted, nothing is logged as an error.
 """
 
@@ -19,6 +20,7 @@ from keycluster.node.raft_driver import Touched
 from keycluster.node.sealing import NodeSecrets
 from keycluster.simulations.region.logs import is_fault_of_ours, line_of
 from keycluster.simulations.region.node import Ending, NodeState, SimNode
+from keycluster.simulations.region.old_disks import OldDisks
 from keycluster.simulations.region.secrecy import SecrecyWatch
 from keycluster.simulations.runs import Failure
 from keycluster.simulations.trace import Trace, What
@@ -51,6 +53,7 @@ class StateChecks:
         self.on_settled: Callable[[LogIndex], None] = _not_noted
         """Called when the settled index has risen."""
         self.secrecy = SecrecyWatch(found=self.found)
+        self.old_disks = OldDisks(self.found)
         self._now_ns = now_ns
         self._trace = trace
         self._entries: dict[LogIndex, tuple[Term, int, bytes]] = {}
@@ -99,6 +102,7 @@ class StateChecks:
 
     def started(self, node: SimNode) -> None:
         self.note(node, What.STARTS, node.lives)
+        self.old_disks.started(node, self.nodes)
         self._look_at_state(node)
 
     def opened(self, node: SimNode, secrets: NodeSecrets) -> None:
@@ -145,6 +149,7 @@ class StateChecks:
             self.on_settled(self.settled)
         else:
             self._look_at_serving(node)
+        self.old_disks.stepped(node)
         self.on_move()
 
     def paused(self, node: SimNode) -> None:
@@ -193,7 +198,7 @@ class StateChecks:
         if serves != (node.name in self._serves):
             if serves:
                 self._serves.add(node.name)
-                node.has_served()
+                node.has_served(may_be_told=self.old_disks.is_known(node))
                 self.note(node, What.SERVES)
             else:
                 self._serves.discard(node.name)
