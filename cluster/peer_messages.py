@@ -1,7 +1,8 @@
 """Everything that members send each other once a stream is open, as one union with its codec.
 
 One message is one msgpack array that begins with its tag: Raft's are 1 to 15 (`raft/messages.py`), leases' and the
-witness table's 16 to 63 and commands on their way to the leader 64 and above; several travel as one array. Nodes and
+witness table's 16 to 63; commands on their way to the leader and who the members are, 64 and above; several travel as
+one array. Nodes and
 simulated replicas decode with the same function. Decoding is strict: unknown tags, wrong types, missing and surplus
 fields, values out of range and trailing bytes are all `PeerMessageMalformed`, and nothing is allocated by a length that
 the bytes only claim. How much is decoded at once is bounded by the frame it comes in (`node/peer_link.py`).
@@ -21,6 +22,7 @@ from keycluster.cluster.raft.messages import (
     Message,
     decode_membership_entry,
 )
+from keycluster.cluster.types import LogIndex, NodeId
 from keycluster.cluster.witness import Witness
 
 ReplicaMessage: TypeAlias = Message | LeaseMessage | Witness
@@ -42,7 +44,22 @@ class ForwardReply(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_
     throttled: bool = False
 
 
-PeerMessage: TypeAlias = ReplicaMessage | Forward | ForwardReply
+class Introduced(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """A member: who may speak to us, by which key (SubjectPublicKeyInfo, DER), and where it listens."""
+
+    node: NodeId
+    identity_key: bytes
+    address: str
+
+
+class Introduction(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=66):
+    """All members that the sender's state at that index has: one that lags must hear a leader that it doesn't know."""
+
+    applied: LogIndex
+    members: tuple[Introduced, ...]
+
+
+PeerMessage: TypeAlias = ReplicaMessage | Forward | ForwardReply | Introduction
 
 
 class PeerMessageMalformed(ValueError):

@@ -25,6 +25,7 @@ from keycluster.cluster.keys.records import (
     load_region,
 )
 from keycluster.cluster.membership import LEAVING, placement_allows
+from keycluster.cluster.peer_messages import Introduced, Introduction
 from keycluster.cluster.raft.errors import RaftError
 from keycluster.cluster.raft.messages import Membership
 from keycluster.cluster.replica import Replica
@@ -41,12 +42,17 @@ log = structlog.get_logger(__name__)
 
 
 class Directory:
-    """Who is a member, by the applied state; before there is one, by what the admission answered."""
+    """Who is a member, by the applied state; before there is one, by what the admission answered.
+
+    Or by what a member has said whose state is newer: entries come from the leader, and who leads may be known from
+    nowhere else, or listen at another address by now.
+    """
 
     def __init__(self, *, node: NodeId, view: StateView, introduced: Sequence[Peer]) -> None:
         self._node = node
         self._view = view
         self._introduced = {peer.node: peer for peer in introduced if peer.node != node}
+        self._told: Introduction | None = None
         self._peers: Mapping[NodeId, Peer] | None = None
 
     def forget(self) -> None:
@@ -59,13 +65,32 @@ class Directory:
         return self._peers
 
     def _look(self) -> Mapping[NodeId, Peer]:
-        if load_region(self._view) is None:
+        own, told = self.introduction(), self._told
+        if told is not None and told.applied > own.applied:
+            own = told
+        elif load_region(self._view) is None:
             return self._introduced
         return {
-            member.node: Peer(member.node, member.identity_key, member.peer_address)
-            for member in load_members(self._view)
-            if member.node != self._node and member.state is not MemberState.REMOVED
+            member.node: Peer(member.node, member.identity_key, member.address)
+            for member in own.members
+            if member.node != self._node
         }
+
+    def introduction(self) -> Introduction:
+        return Introduction(
+            self._view.applied_index,
+            tuple(
+                Introduced(member.node, member.identity_key, member.peer_address)
+                for member in load_members(self._view)
+                if member.state is not MemberState.REMOVED
+            ),
+        )
+
+    def be_told(self, introduction: Introduction) -> None:
+        """By a member, what its state says."""
+        if self._told is None or introduction.applied > self._told.applied:
+            self._told = introduction
+            self.forget()
 
     def was_removed(self, certificate: bytes) -> bool:
         names = x509.load_der_x509_certificate(certificate).subject.get_attributes_for_oid(NameOID.COMMON_NAME)

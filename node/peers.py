@@ -2,6 +2,8 @@
 
 Who is a member, and by which key, is what the applied state says (or, on a node that just joined, what the admission
 answered). It is looked at when a stream opens and again whenever members change: a stream whose pin changed is closed.
+A node that was away, or just joined, may not know who leads by now, and would never hear of it, since only a leader
+sends entries. So members introduce each other to everybody that they have a stream to.
 
 What can't be sent is dropped: the outbox of a peer that is down or slow is bounded, and everything said between
 members is either repeated (Raft, leases) or asked for again (forwarded commands, once `peer_lost` tells of the stream
@@ -20,7 +22,7 @@ from typing import Protocol
 import structlog
 import trio
 
-from keycluster.cluster.peer_messages import PeerMessage, encode_peer_message
+from keycluster.cluster.peer_messages import Introduced, Introduction, PeerMessage, encode_peer_message
 from keycluster.cluster.seams import (
     DEFAULT_LIMITS,
     AddressReport,
@@ -77,6 +79,10 @@ class MemberDirectory(Protocol):
         """Every other member that isn't removed."""
         ...
 
+    def introduction(self) -> Introduction:
+        """The members by this node's own state."""
+        ...
+
     def was_removed(self, certificate: bytes) -> bool:
         """Whether the certificate of an unknown key names a node that was a member once."""
         ...
@@ -107,6 +113,7 @@ class _Outbox:
     dial_now: trio.Event = field(default_factory=trio.Event)
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     connected: bool = False
+    introduced: tuple[Introduced, ...] = ()  # On this stream, to that peer.
     dropped: int = 0
 
     def put(self, message: bytes) -> bool:
@@ -208,6 +215,8 @@ class Peers:
             if node not in self._outboxes:
                 outbox = self._outboxes[node] = _Outbox(wanted[node])
                 self._nursery.start_soon(self._keep_dialling, outbox)
+            elif self._outboxes[node].connected:
+                self._introduce(self._outboxes[node])
 
     async def run(self, task_status: AddressReport) -> None:
         """Listens and dials until cancelled. Reports the address it listens at."""
@@ -257,7 +266,8 @@ class Peers:
         try:
             await self._greet(stream, outbox.peer.node)
             greeted_at = trio.current_time()
-            outbox.connected = True
+            outbox.connected, outbox.introduced = True, ()
+            self._introduce(outbox)
             await self._send_until_broken(stream, outbox)
             return trio.current_time() - greeted_at > LASTING_S
         finally:
@@ -266,6 +276,12 @@ class Peers:
                 outbox.empty()
                 self._require_receiver().peer_lost(outbox.peer.node)
             await stream.aclose()
+
+    def _introduce(self, outbox: _Outbox) -> None:
+        """All members to that peer, unless it has heard of them on this stream."""
+        introduction = self._directory.introduction()
+        if introduction.members != outbox.introduced and outbox.put(encode_peer_message(introduction)):
+            outbox.introduced = introduction.members
 
     async def _greet(self, stream: ByteStream, peer: NodeId) -> None:
         """Both hellos of a stream we dialled."""

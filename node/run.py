@@ -20,7 +20,7 @@ from keycluster.cluster.keys.apply import apply_entry
 from keycluster.cluster.keys.commands import Outcome, stamp
 from keycluster.cluster.keys.records import Table
 from keycluster.cluster.leases.messages import LeaseAsk
-from keycluster.cluster.peer_messages import Forward, ForwardReply, PeerMessage, ReplicaMessage
+from keycluster.cluster.peer_messages import Forward, ForwardReply, Introduction, PeerMessage, ReplicaMessage
 from keycluster.cluster.raft.config import RaftConfig
 from keycluster.cluster.raft.core import RaftCore
 from keycluster.cluster.raft.errors import RaftError
@@ -185,6 +185,9 @@ class Node:
                 self.proposals.take_forward(sender, message)
             elif isinstance(message, ForwardReply):
                 self.proposals.take_reply(sender, message)
+            elif isinstance(message, Introduction):
+                self.directory.be_told(message)
+                self.peers.members_changed()
             else:
                 of_replica.append(message)
         if of_replica:

@@ -19,6 +19,8 @@ from keycluster.cluster.leases.messages import (
 from keycluster.cluster.peer_messages import (
     Forward,
     ForwardReply,
+    Introduced,
+    Introduction,
     PeerMessage,
     PeerMessageMalformed,
     array_of,
@@ -91,6 +93,11 @@ MESSAGES: dict[type, st.SearchStrategy[Any]] = {
     Witness: st.builds(Witness, numbers, st.lists(st.tuples(nodes, numbers, numbers), max_size=5).map(tuple)),
     Forward: st.builds(Forward, numbers, st.binary(max_size=50)),
     ForwardReply: st.builds(ForwardReply, numbers, st.none() | outcomes, st.booleans()),
+    Introduction: st.builds(
+        Introduction,
+        numbers,
+        st.lists(st.builds(Introduced, nodes, st.binary(max_size=50), st.text(max_size=9)), max_size=5).map(tuple),
+    ),
 }
 messages = st.one_of(*MESSAGES.values())
 
@@ -157,7 +164,7 @@ def test_flipped_bytes_are_malformed_or_a_message(message: PeerMessage, data: st
         changed = decode_peer_message(encoded)
     except PeerMessageMalformed:
         return
-    assert isinstance(changed, Forward | ForwardReply) or 0 <= changed.term < 2**63
+    assert isinstance(changed, Forward | ForwardReply | Introduction) or 0 <= changed.term < 2**63
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,24 @@
-"""How raft's membership follows the member rows, a step at a time."""
+"""How raft's membership follows the member rows, a step at a time, and who is known as a member."""
+
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from keycluster.cluster.keys.hierarchy import Keyring
 from keycluster.cluster.keys.records import MemberRecord, MemberRole, MemberState
+from keycluster.cluster.peer_messages import Introduced, Introduction
 from keycluster.cluster.raft.membership import first_step
 from keycluster.cluster.raft.messages import Membership
-from keycluster.cluster.types import ClusterTime, NodeId
-from keycluster.node.membership import next_membership
+from keycluster.cluster.store.state import StateStore
+from keycluster.cluster.types import ClusterTime, LogIndex, NodeId
+from keycluster.node.founding import NO_MEMBERSHIP
+from keycluster.node.membership import Directory, next_membership
+from keycluster.node.peers import Peer
+from keycluster.node.world import real_world
+from tests.node.region_on_disk import RegionOnDisk
 
 V, L = MemberRole.VOTER, MemberRole.LEARNER
 ACTIVE, JOINING, REMOVING = MemberState.ACTIVE, MemberState.JOINING, MemberState.REMOVING
@@ -98,3 +108,73 @@ def test_steps_end_where_the_rows_point(data: st.DataObject) -> None:
         pytest.fail("the steps don't end")
     assert set(membership.members) == {n for n in names if rows[n].state is not REMOVING}
     assert all(rows[node].wanted is V or node in others[:split] for node in membership.voters)
+
+
+INTRODUCED = Peer(NodeId("n2"), b"key 2", "h2:1")
+
+
+def names(directory: Directory) -> str:
+    return " ".join(f"{name}@{peer.address}" for name, peer in sorted(directory.peers().items()))
+
+
+def told(applied: LogIndex, *members: str) -> Introduction:
+    """`name@address`, by a member whose state is that new."""
+    parts = [member.split("@") for member in members]
+    return Introduction(
+        applied, tuple(Introduced(NodeId(name), f"key of {name}".encode(), address) for name, address in parts)
+    )
+
+
+@pytest.fixture
+def region(tmp_path: Path) -> Iterator[RegionOnDisk]:
+    region = RegionOnDisk(tmp_path)
+    region.change_member("n1", peer_address="h1:1")
+    yield region
+    region.close()
+
+
+def directory_of(region: RegionOnDisk) -> Directory:
+    """Node n3's, which has applied that n1 is a member."""
+    return Directory(node=NodeId("n3"), view=region.view, introduced=[INTRODUCED])
+
+
+def test_member_that_lags_hears_those_that_it_does_not_know(region: RegionOnDisk) -> None:
+    """Who leads by now may have come while it was away, or have moved: what the newest state says holds."""
+    directory, applied = directory_of(region), region.view.applied_index
+    assert names(directory) == "n1@h1:1"
+    directory.be_told(told(LogIndex(applied + 9), "n1@h1:2", "n3@h3:1", "n4@h4:1"))
+    assert names(directory) == "n1@h1:2 n4@h4:1"
+    directory.be_told(told(LogIndex(applied + 8), "n5@h5:1"))
+    assert names(directory) == "n1@h1:2 n4@h4:1"
+
+
+def test_member_that_does_not_lag_goes_by_its_own_state(region: RegionOnDisk) -> None:
+    """Those that lag tell it nothing; and once it has caught up, what it was told is over."""
+    directory, applied = directory_of(region), region.view.applied_index
+    directory.be_told(told(applied, "n4@h4:1"))
+    assert names(directory) == "n1@h1:1"
+    directory.be_told(told(LogIndex(applied + 1), "n4@h4:1"))
+    assert names(directory) == "n4@h4:1"
+    region.change_member("n1", peer_address="h1:9")
+    directory.forget()
+    assert names(directory) == "n1@h1:9"
+
+
+def test_node_without_a_state_hears_those_that_it_is_told_of(tmp_path: Path) -> None:
+    """After those that its admission named: whoever of them led may lead no more."""
+    keys = Keyring("us-east-1", {1: bytes(32)}, 1).state_keys(1)
+    state = StateStore.create(real_world().disk, tmp_path / "state", keys, membership=NO_MEMBERSHIP)
+    directory = Directory(node=NodeId("n1"), view=state.view, introduced=[INTRODUCED])
+    assert names(directory) == "n2@h2:1"
+    directory.be_told(told(LogIndex(3), "n2@h2:2", "n3@h3:1"))
+    assert names(directory) == "n2@h2:2 n3@h3:1"
+    state.close()
+
+
+def test_members_that_were_removed_are_not_introduced(region: RegionOnDisk) -> None:
+    """All others are, by the state that says so."""
+    directory = directory_of(region)
+    assert [member.node for member in directory.introduction().members] == ["n1"]
+    region.change_member("n1", state=MemberState.REMOVED)
+    assert directory.introduction().members == ()
+    assert directory.introduction().applied == region.view.applied_index

@@ -9,7 +9,7 @@ import trio.testing
 
 from keycluster.cluster.invariant import InvariantBroken
 from keycluster.cluster.leases.messages import AppliedReport
-from keycluster.cluster.peer_messages import Forward, PeerMessage, encode_peer_message
+from keycluster.cluster.peer_messages import Forward, Introduced, Introduction, PeerMessage, encode_peer_message
 from keycluster.cluster.raft.messages import AppendEntries, Entry, EntryKind, TimeoutNow
 from keycluster.cluster.seams import ByteStream
 from keycluster.cluster.types import LogIndex, NodeId, Term
@@ -53,6 +53,7 @@ class Member:
         [self.address] = free_addresses(1)
         self.known: dict[NodeId, Peer] = {}
         self.removed = False
+        self.introduction = Introduction(LogIndex(0), ())
         self.received: list[tuple[NodeId, PeerMessage]] = []
         self.lost: list[NodeId] = []
         self.told: list[tuple[Term, LogIndex] | None] = []
@@ -109,6 +110,9 @@ class _Directory:
 
     def peers(self) -> dict[NodeId, Peer]:
         return self._member.known
+
+    def introduction(self) -> Introduction:
+        return self._member.introduction
 
     def was_removed(self, certificate: bytes) -> bool:
         return self._member.removed
@@ -375,6 +379,27 @@ async def test_who_dials_us_is_dialled_back_at_once(parties: Parties, monkeypatc
         await trio.testing.wait_all_tasks_blocked(0.05)  # Its first try has failed.
         async with running(a):
             await connected(b, a)
+
+
+async def test_members_introduce_each_other(parties: Parties) -> None:
+    """On every new stream, and when members change: a member that lags can't know who leads by now."""
+    a, b, c = (Member(parties, name) for name in ("n1", "n2", "n3"))
+    a.knows(b)
+    b.knows(a)
+    first, second = (
+        Introduction(LogIndex(index), tuple(Introduced(m.name, m.party.public_key, m.address) for m in members))
+        for index, members in ((5, (a, b)), (9, (a, b, c)))
+    )
+    a.introduction = first
+    async with running(a, b):
+        await b.until(lambda: b.received == [(a.name, first)])
+        a.peers.members_changed()  # Nothing that is new to b.
+        a.introduction = second
+        a.peers.members_changed()
+        await b.until(lambda: len(b.received) > 1)
+        assert b.received == [(a.name, first), (a.name, second)]
+    async with running(a), running(b):
+        await b.until(lambda: b.received[2:] == [(a.name, second)])
 
 
 async def test_a_peer_that_does_not_read_costs_bounded_memory(
