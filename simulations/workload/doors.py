@@ -50,12 +50,20 @@ def operation_of(request: Shape) -> str:
     return type(request).__name__.removesuffix("Request")
 
 
-_chosen: ContextVar[bytes | None] = ContextVar("request id", default=None)
+_chosen: ContextVar[list[bytes] | None] = ContextVar("request ids", default=None)
 
 
 def request_ids(fresh: Callable[[], bytes]) -> Callable[[], bytes]:
-    """A `KeyClient`'s source of request ids by which a `NativeDoor` may choose them."""
-    return lambda: _chosen.get() or fresh()
+    """A `KeyClient`'s source of request ids by which a `NativeDoor` may choose a call's.
+
+    The chosen one is given out once: a client that draws an id for each of its tries must be seen to do so.
+    """
+
+    def next_id() -> bytes:
+        chosen = _chosen.get()
+        return chosen.pop() if chosen else fresh()
+
+    return next_id
 
 
 class NativeDoor:
@@ -75,7 +83,7 @@ class NativeDoor:
         method: Callable[..., Any] = getattr(operations, _method_of(operation_of(request)))
         members = {name: getattr(request, name) for name in request.__struct_fields__}
         given = {name: value for name, value in members.items() if value is not None}
-        before = _chosen.set(request_id)
+        before = _chosen.set(None if request_id is None else [request_id])
         try:
             return await method(**given, timeout=seconds), at
         finally:
