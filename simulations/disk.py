@@ -8,7 +8,11 @@ a write harms no byte outside itself: what SQLite calls powersafe overwrite, and
 SQLite runs on it through a VFS (`sqlite_vfs.py`).
 
 What else can go wrong, each a switch: syncs that do nothing (`syncs_lie`), a full disk (`bytes_max`), bit rot (`flip`),
-operations that stall (`stall`, `resume`), a crash in the midst of an operation (`crash_after`).
+operations that stall (`stall`, `resume`), a crash in the midst of an operation (`crash_after`), errors of the device
+(`fails`, `syncs_fail_next`).
+
+A sync that fails leaves things as Linux does: what wasn't synced reached the disk or didn't, and counts as written from
+then on, so that the next sync says yes and writes none of it. Readers see it, as with ext4, or what is on the disk.
 
 A process gets the disk by `mount`: what one that was killed by a crash still wants of it fails.
 """
@@ -22,7 +26,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 import trio
 
@@ -53,7 +57,12 @@ class DiskCounts:
     files_back: int = 0
     bytes_flipped: int = 0
     full: int = 0
+    failed: int = 0  # Writes and syncs, by the device.
     stalls: int = 0
+
+    @property
+    def refused(self) -> int:
+        return self.full + self.failed
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +110,10 @@ class CrashDisk:
         """Called when `rots_next` has come true."""
         self.syncs_lie = False
         self.bytes_max: int | None = None
+        self.fails = False  # Each write and sync.
+        self.syncs_fail_next = 0
+        self.on_failure: Callable[[Path | None], None] = _no_matter
+        """Called with the file when a write or sync fails by the device, from within the operation."""
         self.rots_next: str | None = None  # A file's name: what is written to it next lies wrong, a bit here and there.
         self.delay_s = 0.0  # How long `run` takes on the simulation's clock, beside stalls.
         self.operations = 0  # Writes, syncs, truncations, removals and renames so far.
@@ -233,7 +246,7 @@ class CrashDisk:
     @property
     def is_well(self) -> bool:
         """Whether it refuses nothing."""
-        return self.bytes_max is None
+        return self.bytes_max is None and not self.fails and not self.syncs_fail_next
 
     def crash_after(self, operations: int) -> None:
         """The next `operations` go well, then all fail, until `crash` is called. The last one may or may not count."""
@@ -260,6 +273,10 @@ class CrashDisk:
         """From now on `run` waits until `resume`."""
         if self._resumed is None:
             self._resumed = trio.Event()
+
+    @property
+    def is_stalled(self) -> bool:
+        return self._resumed is not None
 
     def resume(self) -> None:
         if self._resumed is not None:
@@ -308,6 +325,7 @@ class CrashDisk:
 
     def write_file(self, file: MemoryFile, offset: int, content: bytes) -> None:
         self._step()
+        self._fail_if_broken(file)
         self.counts.writes += 1
         grows = offset + len(content) - len(file.content)
         if self.bytes_max is not None and grows > 0 and self.bytes_used() + grows > self.bytes_max:
@@ -317,6 +335,7 @@ class CrashDisk:
 
     def truncate_file(self, file: MemoryFile, size: int) -> None:
         self._step()
+        self._fail_if_broken(file)
         file.truncate(size)
 
     def sync_file(self, file: MemoryFile) -> None:
@@ -327,6 +346,10 @@ class CrashDisk:
             if self._random.random() < 0.5:  # It was done; only the answer never came.
                 self._sync(file)
             raise
+        if self.fails or self.syncs_fail_next:
+            self.syncs_fail_next = max(0, self.syncs_fail_next - 1)
+            self._lose_unsynced(file)
+            self._fail(file)
         self.counts.syncs += 1
         if not self.syncs_lie:
             self._sync(file)
@@ -335,6 +358,7 @@ class CrashDisk:
         self._check()
         if path in self._files:
             self._step()
+            self._fail_if_broken(self._files[path])
             del self._files[path]
         if synced and not self.syncs_lie:
             self._sync_folder(path.parent)
@@ -348,6 +372,22 @@ class CrashDisk:
 
     def time_ms(self) -> int:
         return _JULIAN_START_MS + self.operations
+
+    def _fail_if_broken(self, file: MemoryFile) -> None:
+        if self.fails:
+            self._fail(file)
+
+    def _fail(self, file: MemoryFile) -> NoReturn:
+        self.counts.failed += 1
+        self.on_failure(next((path for path, present in self._files.items() if present is file), None))
+        raise OSError(errno.EIO, "Input/output error")
+
+    def _lose_unsynced(self, file: MemoryFile) -> None:
+        """See the module's docstring."""
+        file.durable = self._torn(file)
+        file.unsynced.clear()
+        if self._random.random() < 0.5:
+            file.content[:] = file.durable
 
     def _sync(self, file: MemoryFile) -> None:
         file.sync()
@@ -479,6 +519,10 @@ class MountedDisk:
 
 
 def _nothing() -> None:
+    pass
+
+
+def _no_matter(_path: Path | None) -> None:
     pass
 
 

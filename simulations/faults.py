@@ -48,6 +48,7 @@ class FaultKind(StrEnum):
     APPLY_HANG = "apply-hang"  # A member's apply makes no progress, though all else of it runs.
     BIT_ROT = "bit-rot"  # A byte of a file changes while the node is down.
     DISK_FULL = "disk-full"
+    DISK_ERROR = "disk-error"  # It refuses a sync, or all writes and syncs for a while.
     ROLLED_BACK = "rolled-back"  # A node starts on an old copy of its disk.
     COMPACT = "compact"  # The log is cut so far that members that lag need a snapshot.
     ADD_VOTER = "add-voter"
@@ -125,6 +126,7 @@ SHAPES: dict[FaultKind, Shape] = {
     FaultKind.APPLY_HANG: Shape(50 * MILLISECOND, 3 * SECOND),
     FaultKind.BIT_ROT: Shape(5 * MILLISECOND, 1_500 * MILLISECOND, 0.2),
     FaultKind.DISK_FULL: Shape(100 * MILLISECOND, 2 * SECOND, 0.3),
+    FaultKind.DISK_ERROR: Shape(20 * MILLISECOND, 2 * SECOND, 0.3),
     FaultKind.ROLLED_BACK: Shape(5 * MILLISECOND, 1_500 * MILLISECOND, 0.15),
     FaultKind.COMPACT: Shape(0, 0),
     FaultKind.ADD_VOTER: Shape(0, 0, 0.5),

@@ -32,6 +32,7 @@ SPRINGS_LATER = frozenset(
         FaultKind.CRASH_AT_STEP,
         FaultKind.CRASH_AT_WRITE,
         FaultKind.PAUSE_BEFORE_OUTPUT,
+        FaultKind.DISK_ERROR,
         FaultKind.RESTART,
         FaultKind.UPGRADE,
         FaultKind.BIT_ROT,

@@ -89,6 +89,10 @@ class NodeWatch(Protocol):
 
     def started(self, node: "SimNode") -> None: ...
 
+    def disk_failed(self, node: "SimNode", path: Path | None) -> None:
+        """It refused to write or sync this file, just now."""
+        ...
+
     def opened(self, node: "SimNode", secrets: NodeSecrets) -> None:
         """Its folder is open: these are its secrets."""
         ...
@@ -180,6 +184,8 @@ class SimNode:
         self.lives = 0
         self._delays_s: dict[int, float] = {}
         self.disk.delay_s = DISK_S
+        self.disk.on_failure = self._disk_failed
+        self.on_disk_failure: Callable[[], object] = _nothing
         self._wire = wire
         self._network = network
         self._nursery = nursery
@@ -265,6 +271,10 @@ class SimNode:
     def spare(self) -> None:
         """Takes back `crash_at_write`, if it hasn't come true."""
         self.disk.spare()
+
+    def _disk_failed(self, path: Path | None) -> None:
+        self._watch.disk_failed(self, path)
+        self.on_disk_failure()
 
     def _lose_disk(self, then: Callable[[], None]) -> None:
         """Called from within the operation: what it was for comes to its end, unheard."""
@@ -399,6 +409,10 @@ class SimNode:
             if of_it:
                 return True
         return False
+
+
+def _nothing() -> None:
+    pass
 
 
 def _leaves(failure: BaseException) -> Iterator[BaseException]:

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable
+from functools import partial
 
 from keycluster.cluster.types import SECOND
 from keycluster.node.peer_link import SPOKEN, PeerVersions
@@ -17,6 +18,7 @@ SMALL_JUMP_NS_MAX = 8 * SECOND  # Below what a node says something about (securi
 LARGE_JUMPS_NS = tuple(hours * 3_600 * SECOND for hours in (-24 * 400, -30, -1, 1, 30, 24 * 400))
 SLOW_S_MAX = 0.25
 FULL_BYTES_MAX = 64 * 1024  # So much still goes onto a disk that is about to be full.
+ONCE_CHANCE = 0.5  # That a disk's error is of one sync.
 NO_LOG_KEPT = LogRetention(kept=0, kept_longest=0, slack=1)
 STOP_S_MAX = 20.0  # systemd's TimeoutStopSec, shortened: who hasn't stopped by then is killed.
 NEXT_VERSIONS = PeerVersions(SPOKEN.oldest, SPOKEN.newest + 1)
@@ -185,16 +187,42 @@ def disk_full(nemesis: Nemesis, fault: Fault, rng: random.Random) -> str | None:
         return None
     node.disk.bytes_max = node.disk.bytes_used() + rng.randint(0, FULL_BYTES_MAX)
     node.excuses.add(Excuse.DISK_FAILS)
-    refused = node.disk.counts.full
+    refused = node.disk.counts.refused
 
     def end() -> None:
         node.disk.bytes_max = None
-        if node.disk.counts.full == refused:
-            node.excuses.discard(Excuse.DISK_FAILS)
+        _excuse_no_more(node, refused)
         nemesis.region.start(node)
 
     nemesis.lasts(fault, end)
     return node.name
+
+
+def disk_error(nemesis: Nemesis, fault: Fault, rng: random.Random) -> str | None:
+    """The next sync fails and no other, or nothing can be written for a while."""
+    node = nemesis.victim(rng)
+    if node is None or not node.disk.is_well:
+        return None
+    is_once = rng.random() < ONCE_CHANCE
+    node.disk.syncs_fail_next, node.disk.fails = int(is_once), not is_once
+    node.excuses.add(Excuse.DISK_FAILS)
+    refused = node.disk.counts.refused
+    node.on_disk_failure = partial(nemesis.springs, fault)
+
+    def end() -> None:
+        node.disk.syncs_fail_next, node.disk.fails = 0, False
+        _excuse_no_more(node, refused)
+        nemesis.region.start(node)
+
+    nemesis.arm(fault, _nothing)
+    nemesis.lasts(fault, end)
+    return f"{node.name} {'once' if is_once else 'for a while'}"
+
+
+def _excuse_no_more(node: SimNode, refused: int) -> None:
+    """Where nothing came of it. Else the node may be about to end, and isn't excused from its next start on."""
+    if node.disk.is_well and node.disk.counts.refused == refused:
+        node.excuses.discard(Excuse.DISK_FAILS)
 
 
 def compact(nemesis: Nemesis, fault: Fault, rng: random.Random) -> str | None:
@@ -270,5 +298,6 @@ NODE_STRIKES: dict[FaultKind, Strike] = {
     FaultKind.DISK_SLOW: disk_slow,
     FaultKind.DISK_STALL: disk_stall,
     FaultKind.DISK_FULL: disk_full,
+    FaultKind.DISK_ERROR: disk_error,
     FaultKind.COMPACT: compact,
 }

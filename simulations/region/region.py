@@ -132,6 +132,7 @@ class SimRegion:
         self._moved = trio.Event()
         self._is_watched = False
         self.checks.on_move = self._move
+        self.checks.failed_disks.after = wire.after
         self.checks.on_end = lambda node: wire.after(RESTART_NS, self.start, node)
         self._seed = seed
         self._rng = random.Random(f"{seed}/operator")

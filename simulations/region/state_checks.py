@@ -11,6 +11,7 @@
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from keycluster.cluster.keys.commands import Outcome
@@ -18,6 +19,7 @@ from keycluster.cluster.raft.messages import Entry
 from keycluster.cluster.types import LogIndex, NodeId, Term
 from keycluster.node.raft_driver import Touched
 from keycluster.node.sealing import NodeSecrets
+from keycluster.simulations.region.failed_disks import FailedDisks
 from keycluster.simulations.region.logs import is_fault_of_ours, line_of
 from keycluster.simulations.region.node import Ending, NodeState, SimNode
 from keycluster.simulations.region.old_disks import OldDisks
@@ -54,6 +56,7 @@ class StateChecks:
         """Called when the settled index has risen."""
         self.secrecy = SecrecyWatch(found=self.found)
         self.old_disks = OldDisks(self.found)
+        self.failed_disks = FailedDisks(self.found)
         self._now_ns = now_ns
         self._trace = trace
         self._entries: dict[LogIndex, tuple[Term, int, bytes]] = {}
@@ -105,6 +108,10 @@ class StateChecks:
         self.old_disks.started(node, self.nodes)
         self._look_at_state(node)
 
+    def disk_failed(self, node: SimNode, path: Path | None) -> None:
+        self.note(node, "disk fails", path.name if path is not None else None)
+        self.failed_disks.failed(node, path)
+
     def opened(self, node: SimNode, secrets: NodeSecrets) -> None:
         self.secrecy.learn_node(node, secrets)
 
@@ -150,6 +157,7 @@ class StateChecks:
         else:
             self._look_at_serving(node)
         self.old_disks.stepped(node)
+        self.failed_disks.stepped(node)
         self.on_move()
 
     def paused(self, node: SimNode) -> None:

@@ -249,3 +249,55 @@ async def test_disk_run_waits_out_its_delay_and_a_stall(
         disk.resume()
     assert done == [1]
     assert disk.counts.stalls == 1
+
+
+def test_failing_disk_refuses_each_write_and_sync(disk: CrashDisk) -> None:
+    """With an error, until it is well again; what was there is there."""
+    failed: list[Path | None] = []
+    disk.replace(FILE, b"whole")
+    disk.on_failure = failed.append
+    disk.fails = True
+    file = disk.open_file(FILE)
+    for operation in (
+        lambda: disk.write_at(FILE, 0, b"new"),
+        lambda: disk.rename(FILE, Path("/d/other")),
+        lambda: disk.remove(FILE),
+        lambda: disk.truncate_file(file, 0),
+        lambda: disk.sync_file(file),
+    ):
+        with pytest.raises(OSError, match="Input/output error"):
+            operation()
+    assert (failed, disk.counts.failed, disk.is_well) == ([FILE] * 5, 5, False)
+    assert disk.read(FILE) == b"whole"
+    disk.fails = False
+    disk.replace(FILE, b"new")
+    assert disk.read(FILE) == b"new"
+
+
+def test_failed_sync_leaves_what_nobody_knows() -> None:
+    """It reached the disk or not, readers see it or not; the next sync says yes, and writes none of it."""
+    seen = set()
+    for seed in range(40):
+        disk = CrashDisk(seed)
+        disk.replace(FILE, b"old")
+        file = disk.open_file(FILE)
+        disk.write_file(file, 0, b"new")
+        disk.syncs_fail_next = 1
+        with pytest.raises(OSError, match="Input/output error"):
+            disk.sync_file(file)
+        disk.sync_file(file)
+        seen_before = disk.read(FILE)
+        disk.crash()
+        seen.add((seen_before, disk.read(FILE)))
+        disk.close()
+    assert seen == {(b"old", b"old"), (b"new", b"old"), (b"new", b"new")}
+
+
+def test_sqlite_is_told_of_a_failed_sync(disk: CrashDisk) -> None:
+    """Whoever commits gets an error."""
+    connection = connect(disk)
+    connection.execute("create table t (x)")
+    disk.syncs_fail_next = 1
+    with pytest.raises(apsw.IOError):
+        connection.execute("insert into t values (1)")
+    connection.close()
