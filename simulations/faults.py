@@ -33,6 +33,7 @@ class FaultKind(StrEnum):
     ONE_WAY = "one-way"  # Nothing gets from one side to the other, the way back works.
     PARTIAL = "partial"  # Some links between some members are cut, in some directions.
     CLOG = "clog"  # Swizzled: links stop one by one and go on in another order; what was sent meanwhile arrives then.
+    LAG = "lag"  # One member hears of nothing, and a client asks it for what it misses.
     AZ_LOSS = "az-loss"  # All nodes of an AZ crash or are cut off together.
     CRASH = "crash"  # Memory and unsynced writes are lost; starts again later.
     CRASH_AT_STEP = "crash-at-step"  # At a chosen await of a node's tasks.
@@ -111,6 +112,7 @@ SHAPES: dict[FaultKind, Shape] = {
     FaultKind.ONE_WAY: _LEASE_LONG,
     FaultKind.PARTIAL: _LEASE_LONG,
     FaultKind.CLOG: _LEASE_LONG,
+    FaultKind.LAG: Shape(200 * MILLISECOND, 2 * SECOND),
     FaultKind.AZ_LOSS: Shape(300 * MILLISECOND, 4 * SECOND, 0.3),
     FaultKind.CRASH: Shape(5 * MILLISECOND, 1_500 * MILLISECOND),
     FaultKind.CRASH_AT_STEP: Shape(5 * MILLISECOND, 1_500 * MILLISECOND),

@@ -23,6 +23,7 @@ from keycluster.simulations.region.attack import Attack
 from keycluster.simulations.region.node import SimNode
 from keycluster.simulations.region.region import SimRegion
 from keycluster.simulations.trace import Trace, What
+from keycluster.simulations.workload.behind import Behind
 
 Strike = Callable[["Nemesis", Fault, random.Random], str | None]
 """Does it, and says what was done to whom; None: nothing."""
@@ -32,6 +33,7 @@ SPRINGS_LATER = frozenset(
         FaultKind.CRASH_AT_STEP,
         FaultKind.CRASH_AT_WRITE,
         FaultKind.PAUSE_BEFORE_OUTPUT,
+        FaultKind.LAG,
         FaultKind.DISK_ERROR,
         FaultKind.RESTART,
         FaultKind.UPGRADE,
@@ -58,6 +60,8 @@ class Nemesis:
         """Faults that had an effect, by kind."""
         self.clients: list[str] = []
         """Names on the network that may find themselves on either side of a cut."""
+        self.miss_a_change: Callable[[str, Behind], Awaitable[object]] | None = None
+        """Has a client of that name ask for what a member has missed."""
         self.is_over = False
         self.doubtful: SimNode | None = None
         """Whose disk has lost data; until it is clear what becomes of the node nothing else happens."""

@@ -23,6 +23,7 @@ from keycluster.simulations.checkers.history import History, OutcomeKind
 from keycluster.simulations.faults import Fault, FaultKind, draw_schedule
 from keycluster.simulations.region.deterministic import run_deterministically
 from keycluster.simulations.region.finish import demand_liveness, make_peace
+from keycluster.simulations.region.lag_faults import LAG_STRIKES
 from keycluster.simulations.region.loss_faults import LOSS_STRIKES
 from keycluster.simulations.region.member_faults import MEMBER_STRIKES
 from keycluster.simulations.region.nemesis import Nemesis, Strike
@@ -37,7 +38,7 @@ from keycluster.simulations.runs import Failure, RunSpec, SeedReport
 from keycluster.simulations.trace import Trace, What
 from keycluster.simulations.workload.plan import Plan, draw_plan
 
-STRIKES: Final[dict[FaultKind, Strike]] = {**NETWORK_STRIKES, **NODE_STRIKES, **MEMBER_STRIKES, **LOSS_STRIKES}
+STRIKES: Final[dict[FaultKind, Strike]] = {**NETWORK_STRIKES, **NODE_STRIKES, **MEMBER_STRIKES, **LOSS_STRIKES, **LAG_STRIKES}
 SUPPORTED: Final[tuple[FaultKind, ...]] = tuple(kind for kind in FaultKind if kind in STRIKES)
 
 GAP_SCALE: Final = 1.5  # Fewer faults to a second than in the core simulator: a node has more to do in between.
@@ -149,6 +150,7 @@ class _Run:
             region.checks.found("liveness", "the region didn't come up at all")
         work = SimWorkload(region, drawn.plan, seed=f"{spec.seed}", history=self._history, trace=self._trace)
         nemesis.clients = work.names
+        nemesis.miss_a_change = work.miss_a_change
         async with trio.open_nursery() as nursery:
             nursery.start_soon(work.run)
             await nemesis.run(drawn.faults, time_ns=spec.time_ns)

@@ -29,6 +29,7 @@ from keycluster.simulations.region.clients import ClientWorld, SimClient
 from keycluster.simulations.region.region import ACCESS_KEY, REGION, SimRegion
 from keycluster.simulations.runs import Failure
 from keycluster.simulations.trace import Trace
+from keycluster.simulations.workload.behind import Behind, miss_a_change
 from keycluster.simulations.workload.plan import Plan
 from keycluster.simulations.workload.turns import Caller, Record
 from keycluster.simulations.workload.workload import Workload
@@ -88,6 +89,10 @@ class SimWorkload:
         """Returns when every call under way has ended, by its own time at the latest."""
         self.workload.stop()
         await self._ended.wait()
+
+    async def miss_a_change(self, name: str, behind: Behind) -> None:
+        """By a program of its own, on a machine of that name."""
+        await SimClient(name, self._world).live(lambda caller: miss_a_change(self.workload.turn(caller), behind))
 
     # When all is quiet.
 
