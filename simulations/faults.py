@@ -42,6 +42,8 @@ class FaultKind(StrEnum):
     RESTART = "restart"  # Told to stop, as by SIGTERM, and started again.
     PAUSE = "pause"  # SIGSTOP, past the end of leases, then SIGCONT.
     PAUSE_BEFORE_OUTPUT = "pause-before-output"  # Between an input and what it leads to.
+    CLIENT_CRASH = "client-crash"  # A program that uses the region is killed, with calls under way; another one begins.
+    CLIENT_PAUSE = "client-pause"
     DRIFT = "drift"  # Machines' clocks run at different rates, within the bound.
     WALL_JUMP = "wall-jump"  # The wall clock of a machine jumps.
     DISK_SLOW = "disk-slow"
@@ -121,6 +123,8 @@ SHAPES: dict[FaultKind, Shape] = {
     FaultKind.RESTART: Shape(5 * MILLISECOND, 600 * MILLISECOND),
     FaultKind.PAUSE: Shape(10 * MILLISECOND, 2_000 * MILLISECOND),
     FaultKind.PAUSE_BEFORE_OUTPUT: Shape(10 * MILLISECOND, 1_600 * MILLISECOND),
+    FaultKind.CLIENT_CRASH: Shape(0, 0, 0.5),
+    FaultKind.CLIENT_PAUSE: Shape(10 * MILLISECOND, 4 * SECOND, 0.5),
     FaultKind.DRIFT: Shape(1 * SECOND, 10 * SECOND, 0.5),
     FaultKind.WALL_JUMP: Shape(500 * MILLISECOND, 8 * SECOND, 0.5),
     FaultKind.DISK_SLOW: _LONG,

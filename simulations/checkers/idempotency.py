@@ -32,9 +32,11 @@ def _check_repeats(calls: Iterable[Call]) -> Iterable[Failure]:
         if call.request_id is not None and _tells(call):
             by_request.setdefault(call.request_id, []).append(call)
     for repeats in by_request.values():
-        first = min(repeats, key=lambda call: call.ended)
+        first = min(repeats, key=lambda call: (not call.is_ok, call.ended))
         for repeat in repeats:
             if (repeat.operation, repeat.arguments) != (first.operation, first.arguments):
+                if not repeat.is_ok:
+                    continue  # A node may see that nothing can come of it before it knows that the id is taken.
                 yield _fail(repeat, f"the request id of #{first.number} with other parameters was taken")
             elif repeat.outcome != first.outcome:
                 yield _fail(repeat, f"#{first.number} had the same request id and another answer")

@@ -296,8 +296,11 @@ def _created(state: Key, call: Call) -> Key | None:
 
 
 def _deleted(state: Key, call: Call) -> Key:
-    """At the end of its waiting time; what comes later is as if it had never been."""
-    return ABSENT if state.state == PENDING else state
+    """At the end of its waiting time; what comes later is as if it had never been. `Until`: the latest that it may have
+    been, in Unix time. A key whose time comes later stays."""
+    until = call.arguments.get("Until")
+    is_due = until is None or state.deletion_date is None or state.deletion_date <= until
+    return ABSENT if state.state == PENDING and is_due else state
 
 
 def _rotated(state: Key, call: Call) -> Key:

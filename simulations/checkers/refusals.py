@@ -4,12 +4,14 @@ The other checkers judge refusals that tell of a state, each against its model. 
 a node that calls a good request malformed, or its own operator a stranger. So the codes that may come at all are here.
 """
 
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from keycluster.simulations.checkers.ciphertexts import INVALID_CIPHERTEXT
 from keycluster.simulations.checkers.currency import ACCESS_DENIED, INCORRECT_KEY, JUDGES, UNRECOGNISED
 from keycluster.simulations.checkers.history import Call, History, OutcomeKind
 from keycluster.simulations.checkers.key_model import DECIDED_BY_STATE, INVALID_STATE, KEY_DISABLED, NOT_FOUND
+from keycluster.simulations.checkers.partitions import MISMATCH
 from keycluster.simulations.runs import Failure
 
 CHECKER: Final = "refusals"
@@ -22,12 +24,24 @@ _OF_A_BLOB: Final = frozenset({ACCESS_DENIED, INCORRECT_KEY, INVALID_CIPHERTEXT}
 
 
 def check_refusals(history: History) -> list[Failure]:
-    """For workloads that ask for nothing malformed, and give no request id a second meaning."""
+    """For workloads that ask for nothing malformed."""
+    meanings: dict[str, list[Call]] = {}
+    for call in history.calls:
+        if call.request_id is not None:
+            meanings.setdefault(call.request_id, []).append(call)
     return [
         Failure(CHECKER, f"{call.describe()}: nothing in this run explains it", call.returned_ns)
         for call in history.calls
-        if not _is_explained(call)
+        if not _is_explained(call) and not _had_two_meanings(call, meanings)
     ]
+
+
+def _had_two_meanings(call: Call, meanings: Mapping[str, Iterable[Call]]) -> bool:
+    """Whether the request id was another request's too, as far as that had begun."""
+    return call.code == MISMATCH and any(
+        (other.operation, other.arguments) != (call.operation, call.arguments) and other.began < call.ended
+        for other in meanings.get(call.request_id or "", ())
+    )
 
 
 def _is_explained(call: Call) -> bool:

@@ -14,12 +14,13 @@ Either it refuses to go on and is replaced, or it was nothing that mattered.
 
 import random
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
 import trio
 
 from keycluster.simulations.faults import Fault, FaultKind
 from keycluster.simulations.region.attack import Attack
+from keycluster.simulations.region.clients import SimClient
 from keycluster.simulations.region.node import SimNode
 from keycluster.simulations.region.region import SimRegion
 from keycluster.simulations.trace import Trace, What
@@ -60,6 +61,8 @@ class Nemesis:
         """Faults that had an effect, by kind."""
         self.clients: list[str] = []
         """Names on the network that may find themselves on either side of a cut."""
+        self.programs: Sequence[SimClient] = ()
+        """The clients themselves."""
         self.miss_a_change: Callable[[str, Behind], Awaitable[object]] | None = None
         """Has a client of that name ask for what a member has missed."""
         self.is_over = False

@@ -21,6 +21,7 @@ from keycluster.node.raft_driver import DEFAULT_RETENTION, LogRetention
 from keycluster.simulations.checkers.check import check_all
 from keycluster.simulations.checkers.history import History, OutcomeKind
 from keycluster.simulations.faults import Fault, FaultKind, draw_schedule
+from keycluster.simulations.region.client_faults import CLIENT_STRIKES
 from keycluster.simulations.region.deterministic import run_deterministically
 from keycluster.simulations.region.finish import demand_liveness, make_peace
 from keycluster.simulations.region.lag_faults import LAG_STRIKES
@@ -38,7 +39,14 @@ from keycluster.simulations.runs import Failure, RunSpec, SeedReport
 from keycluster.simulations.trace import Trace, What
 from keycluster.simulations.workload.plan import Plan, draw_plan
 
-STRIKES: Final[dict[FaultKind, Strike]] = {**NETWORK_STRIKES, **NODE_STRIKES, **MEMBER_STRIKES, **LOSS_STRIKES, **LAG_STRIKES}
+STRIKES: Final[dict[FaultKind, Strike]] = {
+    **NETWORK_STRIKES,
+    **NODE_STRIKES,
+    **CLIENT_STRIKES,
+    **MEMBER_STRIKES,
+    **LOSS_STRIKES,
+    **LAG_STRIKES,
+}
 SUPPORTED: Final[tuple[FaultKind, ...]] = tuple(kind for kind in FaultKind if kind in STRIKES)
 
 GAP_SCALE: Final = 1.5  # Fewer faults to a second than in the core simulator: a node has more to do in between.
@@ -56,7 +64,7 @@ WAL_PAGES: Final = (30, 100, 300)
 """Where checkpoints begin: a short run shall see many, and what nodes scan when they start shall be short."""
 PROOF_S: Final = 15.0
 BLOBS_MAX: Final = 200  # Of the ciphertexts of a run, opened again at its end.
-DAYS_LATER: Final = (0, 0, 8, 31, 120)
+DAYS_LATER: Final = (0, 0, 8, 8, 15, 31, 120)
 """Clocks go on by so much before the last look: keys whose waiting period is over are to be gone."""
 
 
@@ -149,7 +157,7 @@ class _Run:
         if beginning.cancelled_caught:
             region.checks.found("liveness", "the region didn't come up at all")
         work = SimWorkload(region, drawn.plan, seed=f"{spec.seed}", history=self._history, trace=self._trace)
-        nemesis.clients = work.names
+        nemesis.clients, nemesis.programs = work.names, work.clients
         nemesis.miss_a_change = work.miss_a_change
         async with trio.open_nursery() as nursery:
             nursery.start_soon(work.run)

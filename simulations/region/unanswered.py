@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from keycluster.cluster.keys.commands import CommandMalformed, Outcome, decode_payload
 from keycluster.cluster.raft.messages import COMMAND, Entry
 from keycluster.cluster.types import LogIndex
-from keycluster.simulations.checkers.history import History, OutcomeKind, failed
+from keycluster.simulations.checkers.history import Call, History, Members, OutcomeKind, failed
 from keycluster.simulations.checkers.partitions import MAY_BE_MADE
 
 DOOR = "native/"
@@ -62,14 +62,21 @@ class Unanswered:
         # An entry that only a node saw that crashed in the same instant: then nothing is known of any.
         all_seen = not self._seen or len(self._seen) == max(self._seen) - min(self._seen) + 1
         asked = Counter(call.request_id for call in self._history.calls)
+        meant = {call.request_id: _meaning(call) for call in self._history.calls if call.is_ok}
         for call in self._history.calls:
             name = call.request_id or ""
             if call.kind is not OutcomeKind.UNKNOWN or call.operation not in MAY_BE_MADE or not name.startswith(DOOR):
                 continue
             request_id = name.removeprefix(DOOR)
-            if request_id in self._made:
+            if meant.get(name, _meaning(call)) != _meaning(call):
+                call.outcome = failed(NEVER_MADE)  # The id is another change's, which its caller was told of.
+            elif request_id in self._made:
                 if call.operation not in OF_NO_KEY and request_id in self._settled:
                     call.made = self._settled[request_id]
             elif all_seen and not (request_id in self._refused and asked[name] > 1):
                 # A refusal is remembered: a repeat was told how things stood when the first was applied.
                 call.outcome = failed(NEVER_MADE)
+
+
+def _meaning(call: Call) -> tuple[str, Members]:
+    return call.operation, call.arguments

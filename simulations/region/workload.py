@@ -21,7 +21,7 @@ import trio
 from keycluster.client.endpoints import Credentials
 from keycluster.cluster.keys.limits import DAY, ROTATION_PERIOD_DAYS_MIN
 from keycluster.cluster.keys.records import KeyState, load_clock, load_key
-from keycluster.cluster.types import KeyId
+from keycluster.cluster.types import SECOND, KeyId
 from keycluster.node.config import NodeConfig
 from keycluster.node.maintenance import LOOK_EVERY_S
 from keycluster.simulations.checkers.history import History
@@ -36,6 +36,8 @@ from keycluster.simulations.workload.workload import Workload
 
 VISITOR: Final = "visitor"
 """The machine from which the last questions come: no fault is meant for it."""
+UNTIL_S: Final = 3_600.0
+"""After time has passed, at most: a run's last look is over long before."""
 TIME_MOVES_SECONDS: Final = 30.0
 """Clocks are asked with each round of leases: far longer than it takes."""
 
@@ -120,10 +122,13 @@ class SimWorkload:
         """
         region, now_ns = self._region, self._region.wire.now_ns
         before = self._time()
-        by_itself = ["CompleteKeyDeletion"] + ["RotateKeyAutomatically"] * (days >= ROTATION_PERIOD_DAYS_MIN)
+        until = (max(before, *(node.clock.wall() for node in region.nodes.values())) + days * DAY) / SECOND + UNTIL_S
         for key in self.workload.shared.pool.keys:
+            by_itself = ["CompleteKeyDeletion"] * self._may_end(key.key_id, until)
+            by_itself += ["RotateKeyAutomatically"] * (days >= ROTATION_PERIOD_DAYS_MIN)
             for operation in by_itself:
-                self._history.begin(now_ns, "region", operation, key.key_id, {"KeyId": key.key_id})
+                arguments = {"KeyId": key.key_id, "Until": until}
+                self._history.begin(now_ns, "region", operation, key.key_id, arguments)
         for node in region.nodes.values():
             node.clock.jump_wall(days * DAY)
         with trio.fail_after(TIME_MOVES_SECONDS):
@@ -131,6 +136,11 @@ class SimWorkload:
         await region.operate("ConfirmTime")
         with trio.fail_after(TIME_MOVES_SECONDS + 2 * LOOK_EVERY_S * (1 + len(self.workload.shared.pool.keys))):
             await region.until(lambda: not self._due())
+
+    def _may_end(self, key_id: str, until: float) -> bool:
+        """Whether clients have been told of no other end than one that is due by then, or may have asked for one."""
+        asked = [call for call in self._history.calls if call.operation == "ScheduleKeyDeletion" and call.key == key_id]
+        return any(not call.is_ok or call.value["DeletionDate"] <= until for call in asked)
 
     def _time(self) -> int:
         """The region's, as the newest state has it."""

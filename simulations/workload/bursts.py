@@ -12,11 +12,15 @@ import trio
 
 from keycluster.cluster.wire import operations as wire
 from keycluster.cluster.wire.operations import Shape
+from keycluster.simulations.workload.aws_door import AwsDoor
 from keycluster.simulations.workload.control_steps import CHANGES
 from keycluster.simulations.workload.turns import Step, Turn
 
 LOOK_SECONDS: Final = 2.0
 """For one call at one node, which may be gone for good."""
+
+STATE_CHANGES: Final = frozenset({"disable_key", "enable_key", "schedule_deletion", "cancel_deletion"})
+"""Drawn twice as often as others: a node that acts on an old state does what must not be done any more."""
 
 _PLAINTEXT: Final = b"looked at"
 
@@ -96,6 +100,7 @@ async def look_everywhere(turn: Turn, looks: Sequence[Shape]) -> None:
 async def change_and_look(turn: Turn) -> None:
     """Any change of the plan; then, if it was made, every node."""
     names = [name for name in CHANGES if turn.plan.weights.get(name)]
+    names += [name for name in names if name in STATE_CHANGES]
     request = CHANGES[turn.rng.choice(names)](turn) if names else None
     if request is None:
         return
@@ -125,4 +130,24 @@ async def twins(turn: Turn) -> None:
             nursery.start_soon(partial(turn.ask, request, at=node, request_id=request_id))
 
 
-BURST_STEPS: Final[dict[str, Step]] = {"change_and_look": change_and_look, "repeat": repeat, "twins": twins}
+async def misuse_id(turn: Turn) -> None:
+    """Another change under the id of one that was made: it must be refused, and leave everything as it is.
+
+    Not through the AWS door: there a request is named by what it says, too.
+    """
+    door = turn.caller.door.kind
+    made = [change for change in turn.pool.changes if change.is_made and change.door == door != AwsDoor.kind]
+    names = [name for name in CHANGES if turn.plan.weights.get(name)]
+    if not made or not names:
+        return
+    change, request = turn.rng.choice(made), CHANGES[turn.rng.choice(names)](turn)
+    if request is not None and request != change.request:
+        await turn.ask(request, at=turn.node(), request_id=change.request_id)
+
+
+BURST_STEPS: Final[dict[str, Step]] = {
+    "change_and_look": change_and_look,
+    "repeat": repeat,
+    "twins": twins,
+    "misuse_id": misuse_id,
+}

@@ -6,7 +6,6 @@ What a change should be is made by a `draw_…` function, so that `bursts.py` ca
 from collections.abc import Callable
 from typing import Final
 
-from keycluster.cluster.keys.limits import DELETION_WINDOW_DAYS_MIN
 from keycluster.cluster.keys.policy import default_policy
 from keycluster.cluster.types import AccountId
 from keycluster.cluster.wire import operations as wire
@@ -17,6 +16,7 @@ from keycluster.simulations.workload.turns import Step, Turn
 TAG_KEYS: Final = ("tenant", "cost centre", "stage", "ü")
 PAGES_MAX: Final = 6
 PAGE_LIMITS: Final = (None, None, 1, 3)
+DELETION_WINDOW_DAYS: Final = (7, 7, 14, 30)  # From the shortest to the longest.
 ROTATION_DAYS: Final = (None, 90, 365)
 
 Draw = Callable[[Turn], Shape | None]
@@ -56,7 +56,9 @@ def _on_key(make: Callable[[Turn, str], Shape], *beliefs: Belief) -> Draw:
 draw_enable_key = _on_key(lambda turn, key: wire.EnableKeyRequest(key_id=key), Belief.DISABLED)
 draw_disable_key = _on_key(lambda turn, key: wire.DisableKeyRequest(key_id=key), Belief.ENABLED)
 _draw_any_deletion = _on_key(
-    lambda turn, key: wire.ScheduleKeyDeletionRequest(key_id=key, pending_window_in_days=DELETION_WINDOW_DAYS_MIN),
+    lambda turn, key: wire.ScheduleKeyDeletionRequest(
+        key_id=key, pending_window_in_days=turn.rng.choice(DELETION_WINDOW_DAYS)
+    ),
     Belief.DISABLED,
 )
 draw_cancel_deletion = _on_key(lambda turn, key: wire.CancelKeyDeletionRequest(key_id=key), Belief.PENDING)

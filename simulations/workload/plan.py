@@ -48,9 +48,10 @@ STEPS: Final[dict[str, float]] = {
     "get_rotation_status": 1.0,
     "list_rotations": 1.0,
     # And more than one call.
-    "change_and_look": 4.0,
+    "change_and_look": 6.0,
     "repeat": 2.0,
     "twins": 1.0,
+    "misuse_id": 0.5,
     "access_key": 0.6,
 }
 """Every step's usual weight."""

@@ -49,7 +49,7 @@ class KnownBlob:
     context: dict[str, str] | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Change:
     """A change that was asked for, with whatever outcome: asked again under the same id it is the same change."""
 
@@ -57,6 +57,8 @@ class Change:
     """Its kind."""
     request: Shape
     request_id: bytes
+    is_made: bool = False
+    """Whether an answer has said so."""
 
 
 class Pool:

@@ -112,11 +112,12 @@ class Turn:
     ) -> Shape | None:
         """The response, or None for whatever else came of it. A change has an id, given or drawn."""
         caller, pool, record = self.caller, self.pool, self.shared.record
-        is_change = operation_of(request) in CHANGES
+        is_change, change = operation_of(request) in CHANGES, None
         if is_change and request_id is None:
             request_id = self.request_id()
             if caller.access_key_id is None:  # Ids are their principal's.
-                pool.changes.append(Change(caller.door.kind, request, request_id))
+                change = Change(caller.door.kind, request, request_id)
+                pool.changes.append(change)
         caller.calls += 1
         seconds = self.rng.choice(self.plan.seconds) if seconds is None else seconds
         call = record.begin(
@@ -133,6 +134,8 @@ class Turn:
                 record.end(call, outcome_of(error), at)
                 return None
         record.end(call, ok(_recorded(response)), node, key=pool.learn(request, response))
+        if change is not None:
+            change.is_made = True
         return response
 
 

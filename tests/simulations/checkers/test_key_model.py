@@ -143,6 +143,17 @@ def test_destroyed_key_is_not_found() -> None:
         check(script)
 
 
+def test_key_is_not_destroyed_before_its_date() -> None:
+    """Whoever was told of a date has until then to change their mind; others may have asked for an early one."""
+    for date, check in ((1_000.0, _good), (1_001.0, _bad), (None, _good)):
+        script = KeyScript()
+        answer = unknown() if date is None else ok({"KeyId": KEY, "DeletionDate": date})
+        script.do("ScheduleKeyDeletion", {"KeyId": KEY}, answer)
+        script.begin("CompleteKeyDeletion", {"KeyId": KEY, "Until": 1_000.0}, client="region")
+        script.do("DescribeKey", {"KeyId": KEY}, refused("NotFoundException"))
+        check(script)
+
+
 def test_key_of_an_unanswered_creation_may_be_there() -> None:
     """It is described as that creation asked for; without one it comes from nowhere."""
     script = KeyScript()

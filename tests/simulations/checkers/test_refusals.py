@@ -35,6 +35,16 @@ def test_what_nothing_explains_is_found(operation: str, arguments: dict[str, obj
     assert _failures(operation, arguments, outcome) == 1
 
 
+def test_id_of_another_request_explains_a_mismatch() -> None:
+    """Not that of the very same request, nor one that began when the refusal was there already."""
+    for other, is_found in (({**OF_KEY, "Description": "b"}, False), (OF_KEY, True)):
+        script = Script()
+        script.do("DisableKey", other, request_id="r")
+        script.do("DisableKey", OF_KEY, refused("IdempotentParameterMismatchException"), request_id="r")
+        script.do("EnableKey", OF_KEY, request_id="r")
+        assert bool(check_refusals(script.history)) is is_found
+
+
 @pytest.mark.parametrize(
     ("operation", "arguments", "outcome"),
     [

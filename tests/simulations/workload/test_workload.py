@@ -120,6 +120,21 @@ async def test_repeat_has_the_first_ones_id_and_request() -> None:
     assert len(world.workload.shared.pool.changes) == 1
 
 
+async def test_misuse_gives_a_made_changes_id_a_second_meaning() -> None:
+    """Of a change that was answered only: the id of another one may be free. It is no change to be repeated."""
+    world = QuickWorld(EVERY_STEP)
+    turn = world.workload.turn(world.caller())
+    await bursts.misuse_id(turn)
+    assert not world.history.calls
+    await turn.ask(wire.CreateKeyRequest(description="once"))
+    while len(world.history.calls) == 1:
+        await bursts.misuse_id(turn)
+    made, misused = world.history.calls
+    assert made.request_id == misused.request_id
+    assert (made.operation, made.arguments) != (misused.operation, misused.arguments)
+    assert len(world.workload.shared.pool.changes) == 1
+
+
 async def test_twins_are_one_change_at_the_same_time() -> None:
     """Neither waits for the other's answer."""
     world = QuickWorld(EVERY_STEP)
@@ -239,10 +254,13 @@ async def test_client_that_stalls_does_not_make_up_for_it(autojump_clock: trio.t
 
 
 async def test_seed_decides_what_is_asked(autojump_clock: trio.testing.MockClock) -> None:
-    """The same calls again from the same seed, where the region answers the same: with one client at least."""
+    """The same calls again from the same seed, where the region answers the same: with one client at least, which asks
+    for one thing after the other."""
+    drawn = draw_plan(9, clients=1)
+    plan = replace(drawn, weights={**drawn.weights, "change_and_look": 0.0, "twins": 0.0}, in_flight_max=1)
     said = []
     for _ in range(2):
-        world = QuickWorld(replace(draw_plan(9, clients=1), in_flight_max=1))
+        world = QuickWorld(plan)
         await run_for(20.0, world, 1)
         said.append([(operation_of(request), request, at) for request, at in world.region.asked])
     assert len(said[0]) > 20
@@ -251,7 +269,7 @@ async def test_seed_decides_what_is_asked(autojump_clock: trio.testing.MockClock
 
 async def test_client_that_begins_anew_draws_no_id_twice(autojump_clock: trio.testing.MockClock) -> None:
     """Its second life isn't a repeat of its first one."""
-    world = QuickWorld(replace(EVERY_STEP, weights={**STEPS, "repeat": 0.0, "twins": 0.0}, clients=1))
+    world = QuickWorld(replace(EVERY_STEP, weights={**STEPS, "repeat": 0.0, "twins": 0.0, "misuse_id": 0.0}, clients=1))
     for _ in range(2):
         await world.workload.run_client(world.caller(), seconds=3.0)
     ids = [call.request_id for call in world.history.calls if call.request_id is not None]
