@@ -100,15 +100,15 @@ def _change_role(voters: set[NodeId], learners: set[NodeId], rng: random.Random)
         learners.add(node)
 
 
-def transfer(world: World, rng: random.Random) -> str | None:
-    """To any other voter, dead or alive."""
+def transfer(world: World, rng: random.Random) -> tuple[Machine, Machine] | None:
+    """To any other voter, dead or alive. The leader and the other one; None: nothing has begun."""
     for machine in list(world.contract.leading.values()):
         replica = machine.replica
         if replica is None:
             continue
         target = rng.choice(replica.core.membership.voters)
-        if _hand_over_to(world, machine, target):
-            return f"{machine.node} to {target}"
+        if hand_over_to(world, machine, target):
+            return machine, world.machines[target]
     return None
 
 
@@ -120,10 +120,11 @@ def hand_over(world: World, machine: Machine) -> bool:
     progress = replica.core.progress
     fit = voters_heard_lately(replica.core, machine.now(world.t))
     successor = max(fit, key=lambda node: (progress[node].match, node), default=None)
-    return successor is not None and _hand_over_to(world, machine, successor)
+    return successor is not None and hand_over_to(world, machine, successor)
 
 
-def _hand_over_to(world: World, machine: Machine, target: NodeId) -> bool:
+def hand_over_to(world: World, machine: Machine, target: NodeId) -> bool:
+    """Whether it has begun."""
     accepted: list[bool] = []
 
     def give(member: Member, now: Instant) -> None:

@@ -4,7 +4,7 @@
   is settled, and a read is answered once what it saw is (L10), so this is stronger than "no acknowledged change is
   missing where a request could be answered". A replica comes to serve only by a step of its own, and the settled index
   rises only by somebody's step: so the one that stepped is looked at each time, all others when it rises.
-- At most one leader serves.
+- At most one leader serves, and none that has told another one to take over, for the rest of its term (L8).
 - A leader commits entries of older terms only along with one of its own (dissertation 3.6.2): what comes of it
   otherwise takes half a dozen crashes to be seen.
 - A replica's settled index and its cluster time never fall.
@@ -15,13 +15,14 @@ from collections.abc import Callable, Mapping
 
 from keycluster.cluster.types import ClusterTime, Instant, LogIndex, NodeId, Term
 from keycluster.simulations.core.findings import Found
-from keycluster.simulations.core.lease_checks import require_counted, require_old_leases_over
+from keycluster.simulations.core.lease_checks import require_counted, require_members_counted, require_old_leases_over
 from keycluster.simulations.core.machine import Machine
 from keycluster.simulations.core.member import Member
 
 CURRENCY = "currency"
 ONE_LEADER = "one-leader-serves"
 COMMITMENT = "commitment"
+GIVEN_UP = "serves-after-hand-over"
 SETTLED_FALLS = "settled-falls"
 TIME_FALLS = "cluster-time"
 DIVERGED = "states-diverge"
@@ -66,6 +67,8 @@ class Contract:
                     self.require_current(other, other.now(t))
         if machine.disk.state.index < self.settled:
             self.require_current(machine, now)
+        if term is not None and term == machine.gave_up_in and replica.may_serve(now):
+            raise Found(GIVEN_UP, f"{machine.node} serves in term {term}, in which it has told another one to lead")
         if term is not None and len(self.leading) > 1:
             self._require_one_leader(t)
 
@@ -91,6 +94,7 @@ class Contract:
             self.leading.pop(machine.node, None)
         else:
             self.leading[machine.node] = machine
+            machine.heard_term = term
             if machine.member is not None:
                 machine.commit_at_election = machine.member.core.commit_index
         self.on_role(machine, term)
@@ -104,6 +108,7 @@ class Contract:
         self._newest_term = max(self._newest_term, machine.leads_in or self._newest_term)
         if self._newest_leader() is machine:
             require_old_leases_over(machine, self.leading.values(), t)
+            require_members_counted(machine, t)
             for other in self._machines.values():
                 require_counted(other, machine, t)
 

@@ -166,6 +166,7 @@ class Door:
         for answer in answers:
             request, floor = self._asked.pop(answer.request)
             if isinstance(answer, ReadState):
+                self._require_own_term_committed()
                 demand(
                     answer.index >= floor,
                     READ_INDEX,
@@ -178,6 +179,13 @@ class Door:
                 _UNCONFIRMED.hit()
                 self._refuse(request, None)
         self._read_confirmed()
+
+    def _require_own_term_committed(self) -> None:
+        """Else a leader doesn't know how far others had committed (6.4, step 1)."""
+        machine = self._machine
+        if machine.still_leads and machine.member is not None:
+            core = machine.member.core
+            demand(core.own_term_committed, READ_INDEX, f"{machine.node} reads without an entry of term {core.term}")
 
     def _read_confirmed(self) -> None:
         if not self._to_read:

@@ -1,6 +1,7 @@
 """Leases against each other, looked at as they begin: no write and no cut need meet them first.
 
 - When a member comes to lead, every older leader's quorum lease is over (L4, L7, L8).
+- It counts all members, as its disk has them, but itself and the last leader (L6, L9), whether or not they hold any.
 - Whoever holds a lease is counted by the newest leader at least as long as the lease lasts (L1, L2, L3, L6, L9): looked
   at when a lease begins, and of all when a member comes to lead.
 
@@ -11,6 +12,7 @@ A member that is stopped counts too: its clock goes on.
 from collections.abc import Iterable
 
 from keycluster.cluster.types import Instant
+from keycluster.simulations.core.electable import memberships_on
 from keycluster.simulations.core.findings import Found
 from keycluster.simulations.core.machine import Machine
 
@@ -27,6 +29,19 @@ def require_old_leases_over(new: Machine, leading: Iterable[Machine], t: int) ->
             raise Found(
                 QUORUM_LEASE, f"{new.node} comes to lead, and {machine.node}'s quorum lease lasts {left} ns more"
             )
+
+
+def require_members_counted(leader: Machine, t: int) -> None:
+    """`leader` has come to lead, and counts whoever may hold an older lease, learners and both halves."""
+    if leader.member is None:
+        return
+    core, leadership, now = leader.member.core, leader.member.replica._leadership, leader.now(t)
+    if leadership is None or now - core._replication.began_at >= core.config.lease_ns:
+        return  # It was stopped as it came to lead: what it counted may have run out.
+    newest = memberships_on(leader.disk)[-1]
+    for node in sorted({*newest.members, *core.committed_membership.members} - {leader.node, core.last_term_leader}):
+        if leadership.book.counted_until(node, now) is None:
+            raise Found(COUNTED, f"{leader.node} comes to lead, and doesn't count {node}, a member until now")
 
 
 def require_counted(holder: Machine, leader: Machine, t: int) -> None:

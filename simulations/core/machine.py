@@ -18,7 +18,7 @@ from keycluster.simulations.core.member import Disk, Member
 WALL_START = 1_800_000_000 * SECOND
 PPM = 1_000_000
 ANY_LIFE = -1
-NO_INDEX, NO_TIME = LogIndex(0), ClusterTime(0)
+NO_INDEX, NO_TERM, NO_TIME, NEVER = LogIndex(0), Term(0), ClusterTime(0), Instant(0)
 NO_TICK = Instant(2**62)
 
 Give = Callable[["Machine", Instant, Any, Any], None]
@@ -89,6 +89,11 @@ class Machine:
     settled: LogIndex = NO_INDEX
     time: ClusterTime = NO_TIME
     stamped: ClusterTime = NO_TIME
+
+    # Of leaders: over all of its lives.
+    heard_at: Instant = NEVER  # When it was last started, or heard one, by its own clock.
+    heard_term: Term = NO_TERM  # The newest term that this one may have had, or in which it led itself.
+    gave_up_in: Term | None = None  # The newest term in which it told another one to take over.
 
     def now(self, t: int) -> Instant:
         if self.clock_ppm == 0:

@@ -6,12 +6,13 @@ Half of the faults seek the leader. A fault that finds nobody it could hit has n
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Final
 
-from keycluster.cluster.types import MILLISECOND, SECOND, NodeId, Term
+from keycluster.cluster.types import MILLISECOND, SECOND, NodeId
 from keycluster.simulations.core import changes, links
+from keycluster.simulations.core.ambushes import CUT_NS, Ambushes
+from keycluster.simulations.core.cuts import Cuts
 from keycluster.simulations.core.machine import Machine, Trap, TrapKind
 from keycluster.simulations.core.member import Disk
 from keycluster.simulations.core.network import Link
@@ -26,10 +27,8 @@ TRAP_STEPS_MAX = 40  # A node takes a hundred or so in a second.
 TRAP_WRITES_MAX = 5
 SLOWEST_WRITE_NS = 80 * MILLISECOND
 WALL_JUMP_NS_MAX = 200 * SECOND  # Beyond a minute a node refuses to serve.
-AMBUSH_CHANCE = 0.4
-AMBUSH_NS_MAX = 1 * SECOND  # So long it waits for somebody who campaigns, …
-AMBUSH_LOOK_NS = 200_000  # … looking this often, …
-AMBUSH_CUT_NS = (100 * MILLISECOND, 2 * SECOND)  # … and then cuts for so long.
+AMBUSH_CHANCE = 0.5  # That a fault which can waits for a bad moment.
+RESTART_AMBUSH_CHANCE = 0.2
 COPY_AGES_NS = 200 * MILLISECOND  # So old a copy of a disk is when it is put in, …
 COPY_KEPT_NS_MAX = 5 * SECOND  # … and so much older where little is written.
 HAND_OVER_NS_MAX = 2 * SECOND  # As long as a node that is told to stop waits for another one to lead.
@@ -47,6 +46,10 @@ class Nemesis:
         self._weather: dict[int, dict[str, float]] = {}
         self._ended = False
         self.rollbacks = RollBacks(world, self._restart_later)
+        self._cuts = Cuts(world, self._later)
+        self._ambushes = Ambushes(
+            world, self._cuts, later=self._later, crash_for=self._crash_for, happened=self._happened
+        )
 
     def start(self) -> None:
         for fault in self._schedule:
@@ -160,45 +163,15 @@ class Nemesis:
     ) -> str | None:
         victim, leader = self._victim(rng), self._world.leader()
         if victim is leader and rng.random() < AMBUSH_CHANCE:
-            return self._ambush(fault, rng, provokes=True)
+            if rng.random() < 0.5:
+                return self._ambushes.until_successor(fault, rng)
+            return self._ambushes.at_candidate(fault, rng, fault.for_ns, provokes=True)
         cut = draw(self._world, victim, fault.strength, rng)
         return self._cut_links(fault, cut) if cut else None
 
-    def _ambush(self, fault: Fault, rng: random.Random, *, provokes: bool) -> str | None:
-        """Cuts the leader off just when somebody else campaigns: as short a moment as there is to do harm in.
-
-        To provoke that, another voter hears nothing of the leader meanwhile. Those who still hear it must refuse.
-        """
-        leader = self._world.leader()
-        if leader is None or leader.leads_in is None:
-            return None
-        cut = links.partition(self._world, leader, fault.strength, rng)
-        self._look_for_successor(fault, cut, leader.leads_in, self._world.t + AMBUSH_NS_MAX)
-        voters = [node for node in self._world.machines if node != leader.node]
-        if not provokes or not voters:
-            return None  # Nothing has happened yet.
-        deaf = {(leader.node, rng.choice(voters))}
-        self._world.network.begin_cut(-1 - fault.number, deaf)
-        self._later(AMBUSH_NS_MAX, partial(self._heal, -1 - fault.number, links.describe(deaf)))
-        return f"{links.describe(deaf)}, and in wait for its candidate: {links.describe(cut)}"
-
-    def _look_for_successor(self, fault: Fault, cut: Iterable[Link], term: Term, until: int) -> None:
-        if any(machine.disk.hard_state.term > term for machine in self._world.machines.values()):
-            self._happened(fault, self._cut_links(fault, cut))
-        elif self._world.t < until:
-            self._later(AMBUSH_LOOK_NS, partial(self._look_for_successor, fault, cut, term, until))
-
     def _cut_links(self, fault: Fault, cut: Iterable[Link]) -> str:
-        text = links.describe(cut)
-        self._world.network.begin_cut(fault.number, cut)
-        self._world.trace.note(self._world.t, "network", What.CUT, text)
-        self._later(fault.for_ns, partial(self._heal, fault.number, text))
-        return text
-
-    def _heal(self, number: int, text: str) -> None:
-        for sender, receiver in sorted(self._world.network.end_cut(number)):
-            self._world.machines[receiver].greeted.pop(sender, None)  # A new stream begins with a hello.
-        self._world.trace.note(self._world.t, "network", What.HEALED, text)
+        self._cuts.begin(cut, fault.for_ns)
+        return links.describe(cut)
 
     def _clog(self, fault: Fault, rng: random.Random) -> str | None:
         """Swizzled: links stop one by one, and go on one by one in another order."""
@@ -235,6 +208,8 @@ class Nemesis:
         return f"{victim.az} crashes: {' '.join(gone)}"
 
     def _crash(self, fault: Fault, rng: random.Random) -> str | None:
+        if rng.random() < RESTART_AMBUSH_CHANCE:
+            return self._ambushes.restart_before_vote(fault, rng)
         victim = self._victim(rng)
         if victim is None:
             return None
@@ -268,6 +243,8 @@ class Nemesis:
 
     def _restart(self, fault: Fault, rng: random.Random) -> str | None:
         """As by SIGTERM: a leader hands over first, and waits for another one to lead."""
+        if rng.random() < RESTART_AMBUSH_CHANCE:
+            return self._ambushes.restart_before_vote(fault, rng)
         victim = self._victim(rng)
         if victim is None:
             return None
@@ -371,14 +348,25 @@ class Nemesis:
     # Members
 
     def _change_members(self, fault: Fault, rng: random.Random) -> str | None:
-        return changes.change_members(self._world, fault.kind, rng)
+        change = changes.change_members(self._world, fault.kind, rng)
+        if change is not None and rng.random() < AMBUSH_CHANCE:
+            self._ambushes.in_joint_phase(fault, rng)
+        return change
 
     def _transfer(self, fault: Fault, rng: random.Random) -> str | None:
-        """Often with the old leader cut off at the moment when the new one campaigns."""
-        whom = changes.transfer(self._world, rng)
-        if whom is not None and rng.random() < AMBUSH_CHANCE:
-            self._ambush(replace(fault, for_ns=rng.randint(*AMBUSH_CUT_NS)), rng, provokes=False)
-        return whom
+        """Often something happens to it on its way."""
+        leader_and_target = changes.transfer(self._world, rng)
+        if leader_and_target is None:
+            return None
+        leader, target = leader_and_target
+        match rng.randrange(5):
+            case 0:
+                self._ambushes.at_candidate(fault, rng, rng.randint(*CUT_NS), provokes=False)
+            case 1:
+                self._ambushes.unheard(fault, leader, target, rng)
+            case 2:
+                self._ambushes.again(fault, leader, target, rng)
+        return f"{leader.node} to {target.node}"
 
 
 SPRINGS_LATER = frozenset(

@@ -3,20 +3,32 @@
 A vote or an acknowledgement given too soon does harm only if the member crashes within the millisecond in which its
 disk is still at work, and others then do just the right things: looked at here, no crash is needed.
 
+Likewise a leader's answers that wait for an entry of its own term: leases (L2) and ReadIndex (6.4).
+
 Beside it, how much a leader has under way to one member: more than its window is nobody's harm here, and a node's end
 where a member is slow for long.
 """
 
 from collections.abc import Mapping, Sequence
 
+from keycluster.cluster.leases.messages import LeaseAnswer
 from keycluster.cluster.peer_messages import ReplicaMessage
-from keycluster.cluster.raft.messages import AppendEntries, AppendReply, VoteReply, VoteRequest
+from keycluster.cluster.raft.messages import (
+    AppendEntries,
+    AppendReply,
+    ReadIndexReply,
+    TimeoutNow,
+    VoteReply,
+    VoteRequest,
+)
 from keycluster.cluster.types import NodeId
+from keycluster.simulations.core.door import READ_INDEX
 from keycluster.simulations.core.findings import Found
 from keycluster.simulations.core.machine import Machine
 
 PROMISES = "promises"
 WINDOW = "window"
+LEASES = "lease-granted-too-soon"
 
 
 def require_kept(
@@ -39,6 +51,12 @@ def require_kept(
                 _require_term(machine, message)
                 if message.entries:
                     _require_window(machine, receiver)
+            case LeaseAnswer():
+                _require_own_term(machine, message, LEASES)
+            case ReadIndexReply() if message.index is not None:
+                _require_own_term(machine, message, READ_INDEX)
+            case TimeoutNow():
+                machine.gave_up_in = message.term
 
 
 def _require_term(machine: Machine, message: AppendReply | VoteReply | VoteRequest | AppendEntries) -> None:
@@ -61,6 +79,15 @@ def _require_as_good(voter: Machine, candidate: Machine) -> None:
     )
     if own > its and not candidate.is_rolled_back:
         raise Found(PROMISES, f"{voter.node}, whose log ends with {own}, votes for {candidate.node} with {its}")
+
+
+def _require_own_term(machine: Machine, message: LeaseAnswer | ReadIndexReply, checker: str) -> None:
+    """A leader knows what is committed once an entry of its own term is: what it says about it waits for that."""
+    core = machine.member.core if machine.member is not None else None
+    if core is not None and core.is_leader and core.term == message.term and not core.own_term_committed:
+        raise Found(
+            checker, f"{machine.node} sends {type(message).__name__} without a committed entry of its term {core.term}"
+        )
 
 
 def _require_stored(machine: Machine, message: AppendReply) -> None:

@@ -20,6 +20,7 @@ from keycluster.cluster.raft.ready import ReadAnswer
 from keycluster.cluster.replica import NOTHING_TO_DO, ReplicaConfig, ReplicaReady
 from keycluster.cluster.types import SECOND, ClusterTime, Instant, LogIndex, NodeId, Term
 from keycluster.cluster.witness import RolledBack
+from keycluster.simulations.core import votes
 from keycluster.simulations.core.contract import Contract
 from keycluster.simulations.core.door import Door
 from keycluster.simulations.core.machine import ANY_LIFE, NO_TICK, Give, Machine, Trap, TrapKind
@@ -95,6 +96,7 @@ class World:
         if machine.member is not None:
             return
         now = machine.now(self.t)
+        votes.started(machine, now)
 
         def stamp_and_look(command: bytes, time: ClusterTime, running_ns: int) -> bytes:
             self.contract.stamps(machine, time)
@@ -313,7 +315,12 @@ class World:
         wall, note, receive = machine.wall(t), self.note, member.replica.receive
         for message in messages:
             note(t, machine.node, type(message).__name__, sender)
+            if not isinstance(message, votes.ABOUT_LEADERS):  # Nine of ten.
+                receive(sender, message, now, wall)
+                continue
+            before = votes.vote_of(machine)
             receive(sender, message, now, wall)
+            votes.took(machine, sender, message, before, now)
 
     # For a world that has more on top of its replicas
 

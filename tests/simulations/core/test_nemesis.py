@@ -1,34 +1,111 @@
-"""Faults hit somebody who matters."""
+"""Faults hit somebody who matters, at a moment that matters."""
 
 import random
 from collections import Counter
 
 import pytest
 
-from keycluster.cluster.types import SECOND
+from keycluster.cluster.types import MILLISECOND, SECOND, NodeId
+from keycluster.simulations.core import changes
 from keycluster.simulations.core.machine import Machine
-from keycluster.simulations.core.nemesis import Nemesis
-from keycluster.simulations.core.run import run
-from keycluster.simulations.faults import FaultKind
+from keycluster.simulations.core.run import SUPPORTED, CoreRun
+from keycluster.simulations.core.shape import draw_shape
+from keycluster.simulations.faults import Fault, FaultKind
 from keycluster.simulations.runs import RunSpec, Simulator
+from keycluster.simulations.trace import Trace
 
-SEEDS = range(8)
-KINDS = (FaultKind.ADD_VOTER, FaultKind.ADD_LEARNER, FaultKind.REMOVE, FaultKind.CRASH, FaultKind.PAUSE)
+DRAWS = 2_000
+N4, N5 = NodeId("n4"), NodeId("n5")
 
 
-def test_victims_are_members(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def core() -> CoreRun:
+    """Five voters that serve, no faults, and a few callers."""
+    spec = RunSpec(Simulator.CORE, 1, 60 * SECOND, nodes=5, clients=2, operations_per_s=20.0, faults=())
+    core = CoreRun(spec, draw_shape(spec, SUPPORTED), Trace())
+    core.start_all()
+    core.callers.start()
+    core.run_while(lambda: not all(core.may_serve(node) for node in list(core.machines)[:5]), ns_max=5 * SECOND)
+    return core
+
+
+def a_fault(kind: FaultKind) -> Fault:
+    return Fault(number=0, at_ns=0, kind=kind, for_ns=500 * MILLISECOND, strength=0.5, seed=1)
+
+
+def leader_of(core: CoreRun) -> Machine:
+    leader = core.leader()
+    assert leader is not None
+    return leader
+
+
+def test_victims_are_members(core: CoreRun) -> None:
     """Who was removed runs on, and nothing hangs on what becomes of them; so few of the faults are theirs."""
-    hit = Counter[bool]()
-    choose = Nemesis._victim
+    for gone in (N4, N5):
+        core.run_while(lambda gone=gone: not changes.remove(core, gone), ns_max=5 * SECOND)
+        core.run_for(5 * SECOND)
+    rng, hit = random.Random(1), Counter[bool]()
+    for _ in range(DRAWS):
+        victim = core.nemesis._victim(rng)
+        assert victim is not None
+        hit[victim.node in (N4, N5)] += 1
+    assert 0 < hit[True] < 0.05 * DRAWS
 
-    def watched(nemesis: Nemesis, rng: random.Random) -> Machine | None:
-        victim = choose(nemesis, rng)
-        if victim is not None:
-            newest = max((machine.disk.state for machine in nemesis._world.machines.values()), key=lambda s: s.index)
-            hit[newest.membership.is_member(victim.node)] += 1
-        return victim
 
-    monkeypatch.setattr(Nemesis, "_victim", watched)
-    for seed in SEEDS:
-        run(RunSpec(Simulator.CORE, seed, 60 * SECOND, kinds=KINDS))
-    assert 0 < hit[False] < 0.12 * hit.total()
+def test_voter_restarts_before_it_is_asked(core: CoreRun) -> None:
+    """Less than E before another one asks for its vote, which it must then refuse (L7)."""
+    for seed in range(5):
+        assert core.nemesis._ambushes.restart_before_vote(a_fault(FaultKind.RESTART), random.Random(seed)) is not None
+        core.run_for(3 * SECOND)
+    assert core.nemesis.counts["restart"] == 5
+
+
+def test_old_leader_comes_back_when_the_next_one_leads(core: CoreRun) -> None:
+    """With entries that only it has; the next one has cut its log then, or is cut off in turn."""
+    for seed in range(4):
+        old = leader_of(core)
+        assert core.nemesis._ambushes.until_successor(a_fault(FaultKind.PARTITION), random.Random(seed)) is not None
+        alone = old.disk.log
+        core.run_while(lambda seed=seed: core.nemesis.counts["partition"] == seed, ns_max=3 * SECOND)
+        assert leader_of(core) is not old
+        assert not alone.has(alone.last_index, leader_of(core).disk.log.term(leader_of(core).disk.log.last_index))
+        assert all((old.node, node) not in core.network.cut for node in core.machines if node != leader_of(core).node)
+        core.run_for(8 * SECOND)
+
+
+def test_leader_is_lost_in_the_joint_phase(core: CoreRun) -> None:
+    """Another member knows of it, and it isn't over."""
+    for seed in range(2):
+        leader = leader_of(core)
+        membership = leader.disk.state.membership
+        gone = next(node for node in membership.voters if node != leader.node)
+        assert changes.remove(core, gone)
+        core.nemesis._ambushes.in_joint_phase(a_fault(FaultKind.REMOVE), random.Random(seed))
+        core.run_while(lambda seed=seed: core.nemesis.counts["remove"] == seed, ns_max=3 * SECOND)
+        assert leader.disk.state.membership == membership
+        core.run_for(6 * SECOND)
+
+
+def test_hand_over_that_nobody_hears(core: CoreRun) -> None:
+    """The leader has told its successor to take over, and steps down after a while."""
+    leader = leader_of(core)
+    term = leader.leads_in
+    target = next(machine for machine in core.machines.values() if machine is not leader)
+    assert changes.hand_over_to(core, leader, target.node)
+    core.nemesis._ambushes.unheard(a_fault(FaultKind.TRANSFER), leader, target, random.Random(1))
+    core.run_for(5 * SECOND)
+    assert (leader.gave_up_in, core.nemesis.counts["transfer"]) == (term, 1)
+    assert leader.leads_in != term
+
+
+def test_second_hand_over_that_a_voter_hears_of_first(core: CoreRun) -> None:
+    """Within two terms, and within E of the first leader."""
+    leader = leader_of(core)
+    term = leader.leads_in
+    assert term is not None
+    target = next(machine for machine in core.machines.values() if machine is not leader)
+    assert changes.hand_over_to(core, leader, target.node)
+    core.nemesis._ambushes.again(a_fault(FaultKind.TRANSFER), leader, target, random.Random(1))
+    core.run_for(100 * MILLISECOND)
+    assert core.nemesis.counts["transfer"] == 1
+    assert leader_of(core).leads_in == term + 2
