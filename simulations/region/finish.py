@@ -4,12 +4,12 @@
 serve within a bounded time, and a write must return. *Peace*: everything is healed, what operators had begun is
 finished, and all members must serve.
 
-Where members changed during the run there is peace first: a configuration that was on its way may need just those that
-would be lost, and no region survives that.
+Where members changed during the run there often is peace first: a configuration that was on its way may need just those
+that would be lost, and no region survives that. Else more than a majority is kept, as it takes (`amid_change.py`).
 """
 
 import random
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Final
 
 import trio
@@ -42,18 +42,21 @@ Prove = Callable[[], Awaitable[bool]]
 """Whether a write returns."""
 
 
-async def demand_liveness(nemesis: Nemesis, rng: random.Random, *, prove: Prove) -> None:
-    """Failures go to the region's checks."""
+async def demand_liveness(
+    nemesis: Nemesis, rng: random.Random, *, prove: Prove, kept: Sequence[SimNode] | None = None
+) -> None:
+    """Failures go to the region's checks. `kept`: instead of a random majority; who is to leave needn't serve."""
     region = nemesis.region
     members = region.known_voters()
-    kept = [region.nodes[name] for name in sorted(rng.sample(members, len(members) // 2 + 1))]
+    if kept is None:
+        kept = [region.nodes[name] for name in sorted(rng.sample(members, len(members) // 2 + 1))]
     rest = [node for node in region.nodes.values() if node not in kept and node.state is not NodeState.BROKEN]
     for node in rest:
         _lose(region, node, nemesis.clients, rng)
     _heal(nemesis, kept)
     nemesis.note("liveness", f"of {names(members)} only {names(kept)}")
     with trio.move_on_after(LIVENESS_S_MAX) as waiting:
-        await region.until(lambda: all(node.serves for node in kept))
+        await region.until(lambda: all(node.serves or node.name in region.removed for node in kept))
     if waiting.cancelled_caught:
         region.checks.found("liveness", f"only {names(kept)} are left, and not all serve: {_state_of(region)}")
     elif not await _proved(prove):
@@ -103,7 +106,7 @@ def _lose(region: SimRegion, node: SimNode, clients: Iterable[str], rng: random.
                 region.network.links.cut(other, node.name)
 
 
-def _heal(nemesis: Nemesis, nodes: list[SimNode]) -> None:
+def _heal(nemesis: Nemesis, nodes: Sequence[SimNode]) -> None:
     """What lasts is over already; this undoes what was to last for good, and starts who is down."""
     region = nemesis.region
     mended = {node.name for node in nodes}

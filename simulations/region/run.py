@@ -21,6 +21,7 @@ from keycluster.node.raft_driver import DEFAULT_RETENTION, LogRetention
 from keycluster.simulations.checkers.check import check_all
 from keycluster.simulations.checkers.history import History, OutcomeKind
 from keycluster.simulations.faults import Fault, FaultKind, draw_schedule
+from keycluster.simulations.region.amid_change import draw_survivors
 from keycluster.simulations.region.client_faults import CLIENT_STRIKES
 from keycluster.simulations.region.deterministic import run_deterministically
 from keycluster.simulations.region.finish import demand_liveness, make_peace
@@ -62,6 +63,8 @@ RETENTIONS: Final = (DEFAULT_RETENTION, LogRetention(kept=8, kept_longest=64, sl
 """Logs that are cut early make members that lag need snapshots."""
 WAL_PAGES: Final = (30, 100, 300)
 """Where checkpoints begin: a short run shall see many, and what nodes scan when they start shall be short."""
+AMID_CHANGE_CHANCE: Final = 0.5
+"""Where members changed: that the region must go on while they still do, instead of after peace."""
 PROOF_S: Final = 15.0
 BLOBS_MAX: Final = 200  # Of the ciphertexts of a run, opened again at its end.
 DAYS_LATER: Final = (0, 0, 8, 8, 15, 31, 120)
@@ -165,9 +168,12 @@ class _Run:
             self._report.faults.update(nemesis.counts)
             prove = partial(work.prove_alive, seconds=PROOF_S)
             rng = random.Random(f"finish/{spec.seed}")
+            kept = None
             if region.members_move or any(node.state is NodeState.BROKEN for node in region.nodes.values()):
-                await make_peace(nemesis, prove=prove)
-            await demand_liveness(nemesis, rng, prove=prove)
+                kept = draw_survivors(nemesis, rng) if rng.random() < AMID_CHANGE_CHANCE else None
+                if kept is None:
+                    await make_peace(nemesis, prove=prove)
+            await demand_liveness(nemesis, rng, prove=prove, kept=kept)
             await make_peace(nemesis, prove=prove)
             await work.stop()
         await self._look_at_the_end(region, work, rng)
