@@ -272,9 +272,12 @@ def _request_id_of(signed: SignedRequest, call: Call) -> bytes | None:
     same body, or two of one, and nothing else. Without the header each attempt is a request of its own.
     """
     invocation = signed.headers.get(INVOCATION_HEADER)
-    if invocation is None:
-        return None
-    parts = (_INVOCATION_LABEL, call.name.encode(), sha256(signed.body).digest(), invocation)
+    return None if invocation is None else request_id_of(call.name, signed.body, invocation)
+
+
+def request_id_of(operation: str, body: bytes, invocation: bytes) -> bytes:
+    """By which the region makes what was asked for at this door once."""
+    parts = (_INVOCATION_LABEL, operation.encode(), sha256(body).digest(), invocation)
     return sha256(b"\0".join(parts)).digest()[:REQUEST_ID_BYTES]
 
 

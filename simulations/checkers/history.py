@@ -33,6 +33,9 @@ REGISTER: Final = "register"
 NEVER: Final = 2**62
 """The end of a call that has none, as an event number: after all others."""
 
+NOT_MADE: Final = -1
+"""As `Call.made`: no node ever made it."""
+
 _BYTES: Final = "base64"
 
 
@@ -112,8 +115,8 @@ class Call:
     ended: int = NEVER
     outcome: Outcome | None = None
     made: int = NEVER
-    """Of a change whose outcome its caller never learnt: the event by which every node acted on it, where somebody who
-    sees the nodes knows that it was made."""
+    """Of a change whose outcome its caller never learnt: the event by which every node acted on it, or `NOT_MADE`, if
+    somebody who sees the nodes knows what became of it."""
     node: str | None = None
     """Who answered, where that is known."""
     access_key_id: str | None = None

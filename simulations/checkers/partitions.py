@@ -9,7 +9,7 @@ One account is assumed, or aliases whose names no two accounts share.
 from collections.abc import Iterable
 from dataclasses import replace
 
-from keycluster.simulations.checkers.history import REGISTER, Call, OutcomeKind, ok, unknown
+from keycluster.simulations.checkers.history import NOT_MADE, REGISTER, Call, OutcomeKind, ok, unknown
 from keycluster.simulations.checkers.key_model import (
     ALREADY_EXISTS,
     CHANGES,
@@ -54,9 +54,9 @@ def merge_repeats(calls: Iterable[Call]) -> list[Call]:
 
 def _joined(first: Call, repeat: Call) -> Call:
     """What is known of both; the beginning stays the first's unless that one certainly had no effect."""
-    if first.kind is OutcomeKind.FAILED:
+    if _had_no_effect(first):
         return repeat
-    if repeat.kind is OutcomeKind.FAILED:
+    if _had_no_effect(repeat):
         return first
     answered = [call for call in (first, repeat) if call.kind is not OutcomeKind.UNKNOWN]
     if not answered:
@@ -65,14 +65,23 @@ def _joined(first: Call, repeat: Call) -> Call:
     return replace(earliest, began=first.began, invoked_ns=first.invoked_ns)
 
 
+def _had_no_effect(call: Call) -> bool:
+    return call.kind is OutcomeKind.FAILED or call.made == NOT_MADE
+
+
+def is_refused_for_caller(call: Call) -> bool:
+    """Or for what a node was busy with: in any case not for what was asked, nor for the state."""
+    return call.kind is OutcomeKind.REFUSED and call.code not in DECIDED_BY_REQUEST | DECIDED_BY_STATE
+
+
 def judged(call: Call) -> Call | None:
     """The call as a model judges it; None if it says nothing: it certainly failed, or was refused for its caller.
 
     A change that was refused for its caller may have been made: its request may have been sent before that.
     """
-    if call.kind is OutcomeKind.FAILED:
+    if _had_no_effect(call):
         return None
-    if call.kind is OutcomeKind.REFUSED and call.code not in DECIDED_BY_REQUEST | DECIDED_BY_STATE:
+    if is_refused_for_caller(call):
         return replace(call, outcome=unknown(call.code)) if call.operation in MAY_BE_MADE else None
     if call.kind is OutcomeKind.UNKNOWN and call.operation not in MAY_BE_MADE:
         return None

@@ -6,18 +6,20 @@ at what nodes apply. A change that no node ever applied was never made; one that
 whatever is settled is applied by every node that may serve.
 """
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
+
+import msgspec
 
 from keycluster.cluster.keys.commands import CommandMalformed, Outcome, decode_payload
 from keycluster.cluster.raft.messages import COMMAND, Entry
 from keycluster.cluster.types import LogIndex
-from keycluster.simulations.checkers.history import Call, History, Members, OutcomeKind, failed
-from keycluster.simulations.checkers.partitions import MAY_BE_MADE
+from keycluster.node.doors.aws import request_id_of
+from keycluster.node.operations.table import OPERATIONS
+from keycluster.simulations.checkers.history import NOT_MADE, Call, History, OutcomeKind
+from keycluster.simulations.checkers.partitions import MAY_BE_MADE, is_refused_for_caller
+from keycluster.simulations.workload.aws_door import AwsDoor
 
-DOOR = "native/"
-"""At the other one a request's id is made by the door."""
-NEVER_MADE = "NeverMade"
 OF_NO_KEY = frozenset({"CreateKey", "CreateAccessKey"})
 """What they made is named by their answer only."""
 
@@ -61,22 +63,37 @@ class Unanswered:
         """At the end, when nothing is under way any more: says in the history what is known by now."""
         # An entry that only a node saw that crashed in the same instant: then nothing is known of any.
         all_seen = not self._seen or len(self._seen) == max(self._seen) - min(self._seen) + 1
-        asked = Counter(call.request_id for call in self._history.calls)
-        meant = {call.request_id: _meaning(call) for call in self._history.calls if call.is_ok}
+        asked: defaultdict[str, list[Call]] = defaultdict(list)
         for call in self._history.calls:
-            name = call.request_id or ""
-            if call.kind is not OutcomeKind.UNKNOWN or call.operation not in MAY_BE_MADE or not name.startswith(DOOR):
-                continue
-            request_id = name.removeprefix(DOOR)
-            if meant.get(name, _meaning(call)) != _meaning(call):
-                call.outcome = failed(NEVER_MADE)  # The id is another change's, which its caller was told of.
-            elif request_id in self._made:
-                if call.operation not in OF_NO_KEY and request_id in self._settled:
-                    call.made = self._settled[request_id]
-            elif all_seen and not (request_id in self._refused and asked[name] > 1):
-                # A refusal is remembered: a repeat was told how things stood when the first was applied.
-                call.outcome = failed(NEVER_MADE)
+            if call.operation in MAY_BE_MADE and call.request_id is not None:
+                asked[_id_in_region(call.request_id, call)].append(call)
+        for request_id, repeats in asked.items():
+            for call in repeats:
+                if call.kind is OutcomeKind.UNKNOWN or is_refused_for_caller(call):
+                    self._resolve(call, request_id, repeats, all_seen=all_seen)
+
+    def _resolve(self, call: Call, request_id: str, repeats: Sequence[Call], *, all_seen: bool) -> None:
+        others = [other for other in repeats if not _is_same(other, call)]
+        if any(other.is_ok for other in others):
+            call.made = NOT_MADE  # The id is another change's, which its caller was told of.
+        elif others:
+            return  # Whose entry it was isn't known.
+        elif request_id in self._made:
+            if call.operation not in OF_NO_KEY and request_id in self._settled:
+                call.made = self._settled[request_id]
+        elif all_seen and not (request_id in self._refused and len(repeats) > 1):
+            # A refusal is remembered: a repeat was told how things stood when the first was applied.
+            call.made = NOT_MADE
 
 
-def _meaning(call: Call) -> tuple[str, Members]:
-    return call.operation, call.arguments
+def _is_same(call: Call, other: Call) -> bool:
+    return (call.operation, call.arguments) == (other.operation, other.arguments)
+
+
+def _id_in_region(name: str, call: Call) -> str:
+    """The AWS door makes one of what was asked and the SDK's id."""
+    door, _, request_id = name.partition("/")
+    if door != AwsDoor.kind:
+        return request_id
+    request = msgspec.convert(call.arguments, OPERATIONS[call.operation].request_type, builtin_types=(bytes,))
+    return request_id_of(call.operation, msgspec.json.encode(request), request_id.encode()).hex()

@@ -1,13 +1,17 @@
 """What is known of changes whose callers were never told: by it a checker sees again where clients are blind."""
 
+import msgspec
 import pytest
 
 from keycluster.cluster.keys.commands import Caller, EnableKey, Outcome, encode_command, stamp
 from keycluster.cluster.raft.messages import COMMAND, Entry
 from keycluster.cluster.types import AccountId, ClusterTime, KeyId, LogIndex, Term
+from keycluster.cluster.wire.operations import Tag, TagResourceRequest
+from keycluster.node.doors.aws import request_id_of
+from keycluster.simulations.checkers import history
 from keycluster.simulations.checkers.check import check_linearizability
 from keycluster.simulations.checkers.currency import check_currency
-from keycluster.simulations.checkers.history import NEVER, Call, OutcomeKind, ok, refused, unknown
+from keycluster.simulations.checkers.history import NEVER, NOT_MADE, Call, OutcomeKind, ok, refused, unknown
 from keycluster.simulations.region.unanswered import Unanswered
 from tests.simulations.checkers.histories import Script, described
 
@@ -62,7 +66,7 @@ def test_effect_of_a_change_that_no_node_ever_made_is_found() -> None:
     script.do("DescribeKey", OF_KEY, ok({"KeyMetadata": described(KEY, KeyState="Disabled", Enabled=False)}))
     assert check_linearizability(script.history) == []
     unanswered.resolve()
-    assert lost.kind is OutcomeKind.FAILED
+    assert lost.made == NOT_MADE
     assert len(check_linearizability(script.history)) == 1
 
 
@@ -81,15 +85,44 @@ def test_read_that_misses_a_settled_change_is_found() -> None:
     assert len(check_linearizability(script.history)) == 1
 
 
-@pytest.mark.parametrize(("door", "indices"), [("aws", (5,)), ("native", (5, 7))])
-def test_nothing_is_said_of_what_is_not_known(door: str, indices: tuple[int, ...]) -> None:
-    """Ids of the other door are its own; and where an entry was seen by nobody it may be the one."""
+def test_nothing_is_said_of_what_is_not_known() -> None:
+    """Where an entry was seen by nobody it may be the one."""
     script = _script()
     unanswered = Unanswered(script.history)
-    lost = _lost(script, door=door)
-    unanswered.moved([_entry(index, "cd" * 16) for index in indices], [MADE] * len(indices))
+    lost = _lost(script)
+    unanswered.moved([_entry(index, "cd" * 16) for index in (5, 7)], [MADE, MADE])
     unanswered.resolve()
     assert (lost.kind, lost.made) == (OutcomeKind.UNKNOWN, NEVER)
+
+
+@pytest.mark.parametrize("is_made", [True, False])
+@pytest.mark.parametrize("outcome", [unknown("DeadlineExceeded"), refused("UnrecognizedClientException")])
+def test_change_by_the_aws_door_is_known_by_the_id_that_the_door_makes(outcome: history.Outcome, is_made: bool) -> None:
+    """Also one that was refused for its caller: an earlier try may have been made."""
+    script = _script()
+    unanswered = Unanswered(script.history)
+    arguments = {**OF_KEY, "Tags": ({"TagKey": "a", "TagValue": "b"},)}
+    lost = script.do("TagResource", arguments, outcome, request_id=f"aws/{ID}")
+    body = msgspec.json.encode(TagResourceRequest(key_id=KEY, tags=(Tag(tag_key="a", tag_value="b"),)))
+    made = request_id_of("TagResource", body, ID.encode()).hex()
+    unanswered.moved([_entry(5, made if is_made else ID)], [MADE])
+    unanswered.settled(LogIndex(5))
+    unanswered.resolve()
+    assert (lost.outcome, lost.made) == (outcome, script.history.events if is_made else NOT_MADE)
+
+
+def test_id_with_two_meanings_tells_of_the_one_that_was_answered() -> None:
+    """Which of them an entry was made for isn't known otherwise."""
+    script = _script()
+    unanswered = Unanswered(script.history)
+    first, second = _lost(script), _lost(script, "EnableKey")
+    unanswered.moved([_entry(5)], [MADE])
+    unanswered.settled(LogIndex(5))
+    unanswered.resolve()
+    assert (first.made, second.made) == (NEVER, NEVER)
+    script.do("DisableKey", OF_KEY, request_id=f"native/{ID}")
+    unanswered.resolve()
+    assert (first.made, second.made) == (NEVER, NOT_MADE)
 
 
 def test_entries_count_once_however_many_nodes_apply_them() -> None:
