@@ -1,6 +1,7 @@
 """Carries out a schedule of faults: each is decided when it happens, by its own random numbers.
 
-Half of the faults seek the leader. A fault that finds nobody it could hit has no effect and isn't counted.
+Half of the faults seek the leader, and some wait for a bad moment (`ambushes.py`). A fault that finds nobody it could
+hit has no effect and isn't counted.
 """
 
 import random
