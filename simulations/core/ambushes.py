@@ -18,7 +18,8 @@ from keycluster.simulations.core.machine import Machine
 from keycluster.simulations.core.world import World
 from keycluster.simulations.faults import Fault
 
-LOOK_NS = 200_000  # So often it is looked whether the moment has come, …
+LOOK_NS = 1 * MILLISECOND  # So often it is looked whether the moment has come, …
+CLOSE_LOOK_NS = 200_000  # … or, where less than a message's way counts, so often, …
 WAIT_NS_MAX = 1 * SECOND  # … and for so long.
 RELAY_NS_MAX = 3 * SECOND
 ALONE_MAX = 8  # Changes that a leader writes which nobody follows.
@@ -41,14 +42,21 @@ class Ambushes:
         self._crash_for = crash_for
         self._happened = happened
 
-    def _when(self, has_come: Callable[[], bool], act: Callable[[], None], *, ns_max: int = WAIT_NS_MAX) -> None:
-        self._look(has_come, act, self._world.t + ns_max)
+    def _when(
+        self,
+        has_come: Callable[[], bool],
+        act: Callable[[], None],
+        *,
+        ns_max: int = WAIT_NS_MAX,
+        look_ns: int = LOOK_NS,
+    ) -> None:
+        self._look(has_come, act, look_ns, self._world.t + ns_max)
 
-    def _look(self, has_come: Callable[[], bool], act: Callable[[], None], until: int) -> None:
+    def _look(self, has_come: Callable[[], bool], act: Callable[[], None], look_ns: int, until: int) -> None:
         if has_come():
             act()
         elif self._world.t < until:
-            self._later(LOOK_NS, partial(self._look, has_come, act, until))
+            self._later(look_ns, partial(self._look, has_come, act, look_ns, until))
 
     def _leads_in(self) -> tuple[Machine, Term] | None:
         leader = self._world.leader()
@@ -83,7 +91,11 @@ class Ambushes:
             self._cuts.begin(cut, ns)
             self._happened(fault, links.describe(cut))
 
-        self._when(lambda: any(m.disk.hard_state.term > term for m in self._world.machines.values()), cuts)
+        self._when(
+            lambda: any(m.disk.hard_state.term > term for m in self._world.machines.values()),
+            cuts,
+            look_ns=CLOSE_LOOK_NS,
+        )
         voters = [node for node in self._world.machines if node != leader.node]
         if not provokes or not voters:
             return None  # Nothing has happened yet.
@@ -185,7 +197,7 @@ class Ambushes:
             self._cuts.begin({(leader.node, target.node)}, ns)
             self._happened(fault, f"{leader.node} to {target.node}, unheard")
 
-        self._when(lambda: term is not None and leader.gave_up_in == term, cuts)
+        self._when(lambda: term is not None and leader.gave_up_in == term, cuts, look_ns=CLOSE_LOOK_NS)
 
     def again(self, fault: Fault, leader: Machine, target: Machine, rng: random.Random) -> None:
         """The target hands over in turn, and a voter hears of the second hand-over only."""
