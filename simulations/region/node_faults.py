@@ -4,6 +4,7 @@ import random
 from collections.abc import Callable
 from functools import partial
 
+from keycluster.cluster.cluster_time import OBSERVATION_NS_MAX
 from keycluster.cluster.types import SECOND
 from keycluster.node.peer_link import SPOKEN, PeerVersions
 from keycluster.node.raft_driver import LogRetention
@@ -15,7 +16,7 @@ from keycluster.simulations.region.node import Excuse, SimNode
 STEPS_MAX = 600  # Of a process within which it crashes or stops: half a second's work.
 WRITES_MAX = 60  # Operations of a disk within which its machine crashes: some ten commits.
 SMALL_JUMP_NS_MAX = 8 * SECOND  # Below what a node says something about (security.md, 6).
-LARGE_JUMPS_NS = tuple(hours * 3_600 * SECOND for hours in (-24 * 400, -30, -1, 1, 30, 24 * 400))
+LARGE_JUMPS_NS = tuple(hours * 3_600 * SECOND for hours in (-24 * 400, -30, -1, 1, 30, 24 * 9, 24 * 40, 24 * 400))
 SLOW_S_MAX = 0.25
 FULL_BYTES_MAX = 64 * 1024  # So much still goes onto a disk that is about to be full.
 ONCE_CHANCE = 0.5  # That a disk's error is of one sync.
@@ -152,7 +153,10 @@ def wall_jump(nemesis: Nemesis, fault: Fault, rng: random.Random) -> str | None:
         for node, jump in zip(nodes, jumps, strict=True):
             node.clock.jump_wall(-jump)
         if is_large:
-            nemesis.far_off = None
+            nemesis.wire.after(2 * OBSERVATION_NS_MAX, put_right)
+
+    def put_right() -> None:
+        nemesis.far_off = None  # Not before: what was heard of it counts beside the next one's.
 
     nemesis.lasts(fault, end)
     return ", ".join(f"{node.name} {jump / SECOND:+.1f} s" for node, jump in zip(nodes, jumps, strict=True)) or None

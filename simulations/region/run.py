@@ -67,6 +67,8 @@ AMID_CHANGE_CHANCE: Final = 0.5
 """Where members changed: that the region must go on while they still do, instead of after peace."""
 PROOF_S: Final = 15.0
 BLOBS_MAX: Final = 200  # Of the ciphertexts of a run, opened again at its end.
+TIME_CONFIRMED_CHANCE: Final = 0.7
+"""Regions were made long before they run, so time has leapt and nothing may be destroyed, until an operator says so."""
 DAYS_LATER: Final = (0, 0, 8, 8, 15, 31, 120)
 """Clocks go on by so much before the last look: keys whose waiting period is over are to be gone."""
 
@@ -159,6 +161,8 @@ class _Run:
             await region.all_serve(template.shape)
         if beginning.cancelled_caught:
             region.checks.found("liveness", "the region didn't come up at all")
+        elif random.Random(f"time/{spec.seed}").random() < TIME_CONFIRMED_CHANCE:
+            await region.operate("ConfirmTime")
         work = SimWorkload(region, drawn.plan, seed=f"{spec.seed}", history=self._history, trace=self._trace)
         nemesis.clients, nemesis.programs = work.names, work.clients
         nemesis.miss_a_change = work.miss_a_change
