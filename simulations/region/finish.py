@@ -34,7 +34,7 @@ PEACE_S_MAX: Final = 90.0
 
 PROOF_S_MAX: Final = 5.0
 PROOF_S_MAX_EACH: Final = 4.0
-"""For each node that is lost: clients may find them first, and wait for each; three seconds where it knows no leader."""
+"""For each node that is lost: clients may find them first, and wait for each; three seconds if it knows no leader."""
 WAYS_TO_LOSE: Final = ("crash", "cut", "pause", "strand")
 """Stranded is who is cut off from the others, and not from clients."""
 PROVE_AGAIN_S: Final = 0.2
