@@ -62,12 +62,11 @@ def _is_granted(machine: Machine, sender: NodeId, message: VoteRequest, before: 
 def _require_unbound(machine: Machine, sender: NodeId, message: VoteRequest, now: Instant) -> None:
     if machine.member is None or machine.member.core._member.is_only_voter:
         return
-    heard = machine.leads_in if machine.leads_in is not None else machine.heard_term
-    is_handed_over = message.hand_over and message.term == heard + 1
+    is_handed_over = message.hand_over and message.term == machine.heard_term + 1
     ago = now - machine.heard_at
     if ago < machine.member.core.config.election_ns and not is_handed_over:
         raise Found(
             STICKINESS,
             f"{machine.node} helps {sender} to lead in term {message.term}{', by a hand-over' * message.hand_over}, "
-            f"{ago} ns after it was started or heard a leader, of term {heard} at most",
+            f"{ago} ns after it was started or heard a leader, of term {machine.heard_term} at most",
         )
