@@ -23,7 +23,7 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import NoReturn, TypeVar
@@ -31,7 +31,8 @@ from typing import NoReturn, TypeVar
 import trio
 
 from keycluster.cluster.seams import FolderInUse
-from keycluster.simulations.sqlite_vfs import SECTOR_BYTES, CrashVfs, seed_sqlite
+from keycluster.simulations.memory_file import MemoryFile, Truncate, Write, cut, put, sectors
+from keycluster.simulations.sqlite_vfs import CrashVfs, seed_sqlite
 
 _JULIAN_START_MS = 213_000_000_000_000  # Some day in 2037: SQLite wants a time, nothing of ours rests on it.
 ROTTEN_BYTES = 1_024  # Of which one bit is wrong: most of a small database is zeros, which nobody reads.
@@ -63,40 +64,6 @@ class DiskCounts:
     @property
     def refused(self) -> int:
         return self.full + self.failed
-
-
-@dataclass(frozen=True, slots=True)
-class _Write:
-    offset: int
-    content: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class _Truncate:
-    size: int
-
-
-@dataclass(slots=True)
-class MemoryFile:
-    content: bytearray = field(default_factory=bytearray)
-    durable: bytearray = field(default_factory=bytearray)
-    unsynced: list[_Write | _Truncate] = field(default_factory=list)
-
-    def write(self, offset: int, content: bytes) -> None:
-        _put(self.content, offset, content)
-        self.unsynced.append(_Write(offset, content))
-
-    def truncate(self, size: int) -> None:
-        _cut(self.content, size)
-        self.unsynced.append(_Truncate(size))
-
-    def sync(self) -> None:
-        for write in self.unsynced:  # Not a copy of the content: files are large, writes small.
-            if isinstance(write, _Write):
-                _put(self.durable, write.offset, write.content)
-            else:
-                _cut(self.durable, write.size)
-        self.unsynced.clear()
 
 
 class CrashDisk:
@@ -455,17 +422,17 @@ class CrashDisk:
         self.counts.writes_lost += len(writes[kept:])
         return content
 
-    def _arrive(self, content: bytearray, write: _Write | _Truncate, *, torn: bool) -> None:
-        if isinstance(write, _Truncate):
+    def _arrive(self, content: bytearray, write: Write | Truncate, *, torn: bool) -> None:
+        if isinstance(write, Truncate):
             if not torn or self._random.random() < 0.5:
-                _cut(content, write.size)
+                cut(content, write.size)
             return
-        parts = list(_sectors(write))
+        parts = list(sectors(write))
         arrived = [part for part in parts if not torn or self._random.random() < 0.5]
         self.counts.writes_lost += not arrived
         self.counts.writes_torn += 0 < len(arrived) < len(parts)
         for part in arrived:
-            _put(content, part.offset, part.content)
+            put(content, part.offset, part.content)
 
 
 class MountedDisk:
@@ -524,25 +491,3 @@ def _nothing() -> None:
 
 def _no_matter(_path: Path | None) -> None:
     pass
-
-
-def _put(content: bytearray, offset: int, written: bytes) -> None:
-    if offset > len(content):
-        content.extend(bytes(offset - len(content)))
-    content[offset : offset + len(written)] = written
-
-
-def _cut(content: bytearray, size: int) -> None:
-    del content[size:]
-    content.extend(bytes(size - len(content)))
-
-
-def _sectors(write: _Write) -> list[_Write]:
-    """The write cut at multiples of 512 bytes of the file."""
-    parts = []
-    offset, end = write.offset, write.offset + len(write.content)
-    while offset < end:
-        until = min(end, (offset // SECTOR_BYTES + 1) * SECTOR_BYTES)
-        parts.append(_Write(offset, write.content[offset - write.offset : until - write.offset]))
-        offset = until
-    return parts

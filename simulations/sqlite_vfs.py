@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 import apsw
 
 if TYPE_CHECKING:  # They know each other: a disk has a VFS at each start of its machine.
-    from keycluster.simulations.disk import CrashDisk, MemoryFile
+    from keycluster.simulations.disk import CrashDisk
+    from keycluster.simulations.memory_file import MemoryFile
 
 SECTOR_BYTES = 512
 

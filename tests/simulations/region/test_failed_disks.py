@@ -5,7 +5,8 @@ from contextlib import suppress
 import pytest
 import trio
 
-from keycluster.simulations.disk import CrashDisk, MemoryFile
+from keycluster.simulations.disk import CrashDisk
+from keycluster.simulations.memory_file import MemoryFile
 from keycluster.simulations.region.node import Excuse, NodeState
 from keycluster.simulations.region.region import SimRegion
 from tests.simulations.region.quiet_region import in_region
