@@ -65,11 +65,12 @@ class Unanswered:
         all_seen = not self._seen or len(self._seen) == max(self._seen) - min(self._seen) + 1
         asked: defaultdict[str, list[Call]] = defaultdict(list)
         for call in self._history.calls:
-            if call.operation in MAY_BE_MADE and call.request_id is not None:
+            if call.request_id is not None:
                 asked[_id_in_region(call.request_id, call)].append(call)
         for request_id, repeats in asked.items():
             for call in repeats:
-                if call.kind is OutcomeKind.UNKNOWN or is_refused_for_caller(call):
+                is_in_doubt = call.kind is OutcomeKind.UNKNOWN or is_refused_for_caller(call)
+                if is_in_doubt and call.operation in MAY_BE_MADE:
                     self._resolve(call, request_id, repeats, all_seen=all_seen)
 
     def _resolve(self, call: Call, request_id: str, repeats: Sequence[Call], *, all_seen: bool) -> None:

@@ -111,16 +111,17 @@ def test_change_by_the_aws_door_is_known_by_the_id_that_the_door_makes(outcome: 
     assert (lost.outcome, lost.made) == (outcome, script.history.events if is_made else NOT_MADE)
 
 
-def test_id_with_two_meanings_tells_of_the_one_that_was_answered() -> None:
+@pytest.mark.parametrize("operation", ["DisableKey", "CreateAccessKey"])
+def test_id_with_two_meanings_tells_of_the_one_that_was_answered(operation: str) -> None:
     """Which of them an entry was made for isn't known otherwise."""
     script = _script()
     unanswered = Unanswered(script.history)
-    first, second = _lost(script), _lost(script, "EnableKey")
+    first, second = _lost(script, operation), _lost(script, "EnableKey")
     unanswered.moved([_entry(5)], [MADE])
     unanswered.settled(LogIndex(5))
     unanswered.resolve()
     assert (first.made, second.made) == (NEVER, NEVER)
-    script.do("DisableKey", OF_KEY, request_id=f"native/{ID}")
+    script.do(operation, OF_KEY, request_id=f"native/{ID}")
     unanswered.resolve()
     assert (first.made, second.made) == (NEVER, NOT_MADE)
 
