@@ -22,7 +22,7 @@ from keycluster.simulations.checkers.currency import check_currency
 from keycluster.simulations.checkers.history import NEVER, History, OutcomeKind
 from keycluster.simulations.trace import Trace, What
 from keycluster.simulations.workload import access_steps, bursts, data_steps
-from keycluster.simulations.workload.doors import CHANGES, operation_of
+from keycluster.simulations.workload.doors import CHANGES, NativeDoor, operation_of, request_ids
 from keycluster.simulations.workload.plan import ALWAYS, STEPS, draw_plan
 from keycluster.simulations.workload.turns import Record
 from keycluster.simulations.workload.workload import Workload
@@ -323,3 +323,23 @@ async def test_workload_on_real_nodes(tmp_path: Path) -> None:
     assert min(done[name] for name in ("Encrypt", "Decrypt", "CreateKey", "DisableKey", "DescribeKey")) > 0
     assert len(done) > 20
     assert {call.node for call in history.calls if call.is_ok} >= {"n0", "n1", "n2"}
+
+
+def test_chosen_request_id_is_given_out_once() -> None:
+    """A client that draws an id for each of its tries must be seen to make a change of each."""
+    next_id = request_ids(lambda: b"fresh")
+
+    class Tries:
+        async def disable_key(self, **_: object) -> list[bytes]:
+            return [next_id(), next_id()]
+
+        def at(self, _: str) -> "Tries":
+            return self
+
+    async def main() -> object:
+        door = NativeDoor(Tries())  # type: ignore[arg-type]  # All that is called of a client.
+        await door.ask(wire.DisableKeyRequest(key_id="k0"), at=None, seconds=1.0, request_id=b"chosen")
+        answer, _ = await door.ask(wire.DisableKeyRequest(key_id="k0"), at="n1", seconds=1.0, request_id=b"chosen")
+        return answer
+
+    assert trio.run(main) == [b"chosen", b"fresh"]
