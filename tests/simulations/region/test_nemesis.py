@@ -9,6 +9,7 @@ from keycluster.cluster.types import SECOND
 from keycluster.simulations.faults import Fault, FaultKind
 from keycluster.simulations.region.client_faults import CLIENT_STRIKES
 from keycluster.simulations.region.finish import make_peace
+from keycluster.simulations.region.lag_faults import LAG_STRIKES
 from keycluster.simulations.region.nemesis import Nemesis
 from keycluster.simulations.region.region import SimRegion
 from keycluster.simulations.region.run import STRIKES, SUPPORTED
@@ -45,7 +46,9 @@ def test_all_that_a_region_can_suffer_is_supported() -> None:
     assert set(FaultKind) - set(SUPPORTED) == NOT_HERE
 
 
-@pytest.mark.parametrize("kind", [kind for kind in SUPPORTED if kind not in {FaultKind.REMOVE, *CLIENT_STRIKES}])
+@pytest.mark.parametrize(
+    "kind", [kind for kind in SUPPORTED if kind not in {FaultKind.REMOVE, *CLIENT_STRIKES, *LAG_STRIKES}]
+)
 def test_fault_has_an_effect_and_the_region_recovers(kind: FaultKind) -> None:
     """Under writes; nothing of it is a finding."""
     trace = Trace(keep=True)
