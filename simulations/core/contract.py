@@ -15,7 +15,12 @@ from collections.abc import Callable, Mapping
 
 from keycluster.cluster.types import ClusterTime, Instant, LogIndex, NodeId, Term
 from keycluster.simulations.core.findings import Found
-from keycluster.simulations.core.lease_checks import require_counted, require_members_counted, require_old_leases_over
+from keycluster.simulations.core.lease_checks import (
+    require_counted,
+    require_members_counted,
+    require_old_leases_over,
+    require_quorum_bound,
+)
 from keycluster.simulations.core.machine import Machine
 from keycluster.simulations.core.member import Member
 
@@ -47,12 +52,7 @@ class Contract:
             self._role_changed(machine, term)
             if term is not None:
                 self._leads(machine, t)
-        lease = replica._holder.serve_until
-        if lease != machine.lease_until:
-            machine.lease_until = lease
-            newest = self._newest_leader()
-            if newest is not None:
-                require_counted(machine, newest, t)
+        self._look_at_leases(machine, member, t)
         if term is not None and core.commit_index > machine.commit_at_election and not core.own_term_committed:
             raise Found(COMMITMENT, f"{machine.node} commits {core.commit_index} without an entry of its term {term}")
         settled = replica.settled_index
@@ -71,6 +71,20 @@ class Contract:
             raise Found(GIVEN_UP, f"{machine.node} serves in term {term}, in which it has told another one to lead")
         if term is not None and len(self.leading) > 1:
             self._require_one_leader(t)
+
+    def _look_at_leases(self, machine: Machine, member: Member, t: int) -> None:
+        """The one that it holds, and the one by which it leads: when they begin or are prolonged."""
+        lease, quorum_lease = member.replica._holder.serve_until, None
+        if machine.leads_in is not None:
+            quorum_lease = member.core.quorum_lease_until
+        if lease != machine.lease_until:
+            machine.lease_until = lease
+            newest = self._newest_leader()
+            if newest is not None:
+                require_counted(machine, newest, t)
+        if quorum_lease != machine.quorum_lease_until:
+            machine.quorum_lease_until = quorum_lease
+            require_quorum_bound(machine, self._machines, t)
 
     def require_current(self, machine: Machine, now: Instant) -> None:
         """It doesn't serve, or has applied what is settled."""

@@ -1,7 +1,8 @@
 """Leases against each other, looked at as they begin: no write and no cut need meet them first.
 
 - When a member comes to lead, every older leader's quorum lease is over (L4, L7, L8).
-- It counts all members, as its disk has them, but itself and the last leader (L6, L9), whether or not they hold any.
+- While a leader has its quorum lease, those who no longer stick to it are no quorum (L4, L7): looked at as it begins.
+- A new leader counts all members, whether or not they hold a lease, but itself and the last leader (L6, L9).
 - Whoever holds a lease is counted by the newest leader at least as long as the lease lasts (L1, L2, L3, L6, L9): looked
   at when a lease begins, and of all when a member comes to lead.
 
@@ -9,9 +10,9 @@ Ends are compared in real time, by the rates that clocks have now: rates within 
 A member that is stopped counts too: its clock goes on.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
-from keycluster.cluster.types import Instant
+from keycluster.cluster.types import Instant, NodeId, Term
 from keycluster.simulations.core.electable import memberships_on
 from keycluster.simulations.core.findings import Found
 from keycluster.simulations.core.machine import Machine
@@ -42,6 +43,29 @@ def require_members_counted(leader: Machine, t: int) -> None:
     for node in sorted({*newest.members, *core.committed_membership.members} - {leader.node, core.last_term_leader}):
         if leadership.book.counted_until(node, now) is None:
             raise Found(COUNTED, f"{leader.node} comes to lead, and doesn't count {node}, a member until now")
+
+
+def require_quorum_bound(leader: Machine, machines: Mapping[NodeId, Machine], t: int) -> None:
+    """While `leader` has its quorum lease, those who could vote for another one are no quorum (L4, L7)."""
+    if leader.member is None:
+        return
+    core = leader.member.core
+    until = core.quorum_lease_until
+    if until is None or leader.real(until) <= t:
+        return
+    ends = leader.real(until)
+    free = [
+        node
+        for node in core.membership.all_voters
+        if node != leader.node and _sticks_until(machines[node], core.term, core.config.election_ns) < ends
+    ]
+    if core.membership.has_quorum(free):
+        raise Found(QUORUM_LEASE, f"{leader.node}'s quorum lease lasts {ends - t} ns more, {' '.join(free)} may vote")
+
+
+def _sticks_until(voter: Machine, term: Term, election_ns: int) -> int:
+    """In real time: to the leader of the term, if that is the newest that it heard."""
+    return voter.real(Instant(voter.heard_at + election_ns)) if voter.heard_term == term else 0
 
 
 def require_counted(holder: Machine, leader: Machine, t: int) -> None:

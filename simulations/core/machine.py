@@ -61,6 +61,7 @@ class Machine:
     member: Member | None = None
     life: int = 0  # Events of an earlier life are void.
     lease_until: Instant | None = None  # As last looked at.
+    quorum_lease_until: Instant | None = None  # Likewise.
     commit_at_election: LogIndex = NO_INDEX  # What it knew to be committed when it last came to lead.
     is_rolled_back: bool = False  # `disk` is an old copy of what this machine had.
     greeted: dict[NodeId, int] = field(default_factory=dict)  # Whose hello this life has had, and of which life.

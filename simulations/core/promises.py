@@ -21,7 +21,7 @@ from keycluster.cluster.raft.messages import (
     VoteReply,
     VoteRequest,
 )
-from keycluster.cluster.types import NodeId
+from keycluster.cluster.types import NodeId, Term
 from keycluster.simulations.core.door import READ_INDEX
 from keycluster.simulations.core.findings import Found
 from keycluster.simulations.core.machine import Machine
@@ -35,6 +35,7 @@ def require_kept(
     machine: Machine, messages: Sequence[tuple[NodeId, ReplicaMessage]], machines: Mapping[NodeId, Machine]
 ) -> None:
     """`messages` are about to leave the machine."""
+    gave_up_in = machine.gave_up_in
     for receiver, message in messages:
         match message:
             case AppendReply():
@@ -53,6 +54,7 @@ def require_kept(
                     _require_window(machine, receiver)
             case LeaseAnswer():
                 _require_own_term(machine, message, LEASES)
+                _require_grantable(machine, receiver, message, gave_up_in)
             case ReadIndexReply() if message.index is not None:
                 _require_own_term(machine, message, READ_INDEX)
             case TimeoutNow():
@@ -88,6 +90,22 @@ def _require_own_term(machine: Machine, message: LeaseAnswer | ReadIndexReply, c
         raise Found(
             checker, f"{machine.node} sends {type(message).__name__} without a committed entry of its term {core.term}"
         )
+
+
+def _require_grantable(machine: Machine, holder: NodeId, message: LeaseAnswer, gave_up_in: Term | None) -> None:
+    """L2, L8. As of the newest input of the core, which may be a little older than the grant."""
+    core = machine.member.core if machine.member is not None else None
+    if core is None or not core.is_leader or core.term != message.term:
+        return
+    until = core.quorum_lease_until
+    if core.hand_over_sent:
+        wrong = "after it told another one to lead" if gave_up_in == core.term else None  # Else in this very step.
+    elif until is None or until <= core._member.now:
+        wrong = "without a quorum lease"
+    else:
+        wrong = None if core.committed_membership.is_member(holder) else "which is no committed member"
+    if wrong is not None:
+        raise Found(LEASES, f"{machine.node} grants a lease to {holder}, {wrong}")
 
 
 def _require_stored(machine: Machine, message: AppendReply) -> None:

@@ -7,14 +7,25 @@
   the same voter, and the other way about: so each is looked at by itself.
 """
 
+from typing import NamedTuple
+
 from keycluster.cluster.peer_messages import ReplicaMessage
 from keycluster.cluster.raft.messages import AppendEntries, InstallSnapshot, VoteReply, VoteRequest
-from keycluster.cluster.types import Instant, NodeId, Term
+from keycluster.cluster.types import Instant, LogIndex, NodeId, Term
 from keycluster.simulations.core.findings import Found
 from keycluster.simulations.core.machine import Machine
 
 STICKINESS = "stickiness"
 UP_TO_DATE = "log-up-to-date"
+
+
+class Stand(NamedTuple):
+    """How a voter stands."""
+
+    term: Term
+    vote: NodeId | None
+    log_end: tuple[Term, LogIndex]
+
 
 ABOUT_LEADERS = (AppendEntries, InstallSnapshot, VoteRequest)
 
@@ -24,10 +35,8 @@ def started(machine: Machine, now: Instant) -> None:
     machine.heard_at, machine.heard_term = now, machine.disk.hard_state.term
 
 
-def took(
-    machine: Machine, sender: NodeId, message: ReplicaMessage, before: tuple[Term, NodeId | None], now: Instant
-) -> None:
-    """The machine has taken the message; `before` that it was in this term, and had voted so. Raises `Found`."""
+def took(machine: Machine, sender: NodeId, message: ReplicaMessage, before: Stand, now: Instant) -> None:
+    """The machine has taken the message; `before` that it stood so. Raises `Found`."""
     if machine.member is None:
         return
     core = machine.member.core
@@ -36,27 +45,28 @@ def took(
             machine.heard_at, machine.heard_term = now, message.term
     elif isinstance(message, VoteRequest) and _is_granted(machine, sender, message, before):
         _require_unbound(machine, sender, message, now)
-        own, its = (core.last_term, core.last_index), (message.last_term, message.last_index)
+        own, its = before.log_end, (message.last_term, message.last_index)
         if own > its:
             raise Found(UP_TO_DATE, f"{machine.node}, whose log ends with {own}, would have {sender} lead with {its}")
 
 
-def vote_of(machine: Machine) -> tuple[Term, NodeId | None]:
-    """Its term, and whom it votes for in it."""
+def stand_of(machine: Machine) -> Stand:
+    """To be taken before a message is: the same input may append to a leader's log."""
     if machine.member is None:
-        return machine.disk.hard_state.term, machine.disk.hard_state.vote
-    raft = machine.member.core._member
-    return raft.term, raft.vote
+        hard_state, log = machine.disk.hard_state, machine.disk.log
+        return Stand(hard_state.term, hard_state.vote, (log.term(log.last_index), log.last_index))
+    core = machine.member.core
+    return Stand(core.term, core.vote, (core.last_term, core.last_index))
 
 
-def _is_granted(machine: Machine, sender: NodeId, message: VoteRequest, before: tuple[Term, NodeId | None]) -> bool:
+def _is_granted(machine: Machine, sender: NodeId, message: VoteRequest, before: Stand) -> bool:
     if machine.member is None:
         return False
     if message.pre:
         sent = machine.member.core._member.outbox.messages
         return bool(sent) and sent[-1] == (sender, VoteReply(message.term, pre=True, granted=True))
-    vote = (message.term, sender)
-    return before != vote and vote_of(machine) == vote
+    core, vote = machine.member.core, (message.term, sender)
+    return (before.term, before.vote) != vote and (core.term, core.vote) == vote
 
 
 def _require_unbound(machine: Machine, sender: NodeId, message: VoteRequest, now: Instant) -> None:

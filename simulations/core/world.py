@@ -318,7 +318,7 @@ class World:
             if not isinstance(message, votes.ABOUT_LEADERS):  # Nine of ten.
                 receive(sender, message, now, wall)
                 continue
-            before = votes.vote_of(machine)
+            before = votes.stand_of(machine)
             receive(sender, message, now, wall)
             votes.took(machine, sender, message, before, now)
 

@@ -5,6 +5,7 @@ import pytest
 from keycluster.cluster.leases.grantor import LeaseGrantor
 from keycluster.cluster.leases.messages import NONCE_BYTES, LeaseAnswer
 from keycluster.cluster.peer_messages import ReplicaMessage
+from keycluster.cluster.raft.config import RaftConfig
 from keycluster.cluster.raft.core import RaftCore
 from keycluster.cluster.raft.log import RaftLog
 from keycluster.cluster.raft.member import Member
@@ -49,7 +50,7 @@ def found_within(world: World, ns: int) -> str:
 
 def receive(world: World, voter: Machine, sender: NodeId, message: VoteRequest) -> None:
     """As the world gives it to the voter. Raises `Found`."""
-    now, before = voter.now(world.t), votes.vote_of(voter)
+    now, before = voter.now(world.t), votes.stand_of(voter)
     assert voter.member is not None
     voter.member.core.receive(sender, message, now)
     votes.took(voter, sender, message, before, now)
@@ -171,3 +172,30 @@ def test_leader_that_counts_nobody_is_found(world: World, monkeypatch: pytest.Mo
     monkeypatch.setattr(LeaseGrantor, "counted_until", lambda book, member, now: None)
     world.crash(leader_of(world).node)
     assert found_within(world, 5 * SECOND) == lease_checks.COUNTED
+
+
+# L2, L4, L8
+
+
+def test_quorum_lease_that_lasts_too_long_is_found(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Longer than a majority sticks to the leader: nobody need be elected."""
+    monkeypatch.setattr(RaftConfig, "lease_ns", 310 * MILLISECOND)
+    assert found_within(world, SECOND) == lease_checks.QUORUM_LEASE
+
+
+@pytest.mark.parametrize("why", ["no quorum lease", "given up", "no member"])
+def test_lease_that_must_not_be_granted_is_found(world: World, monkeypatch: pytest.MonkeyPatch, why: str) -> None:
+    """As its answer leaves."""
+    leader = leader_of(world)
+    assert leader.leads_in is not None
+    answer = LeaseAnswer(leader.leads_in, bytes(NONCE_BYTES), LogIndex(1), LogIndex(1), None, None, 0, LogIndex(1), b"")
+    promises.require_kept(leader, [(N2, answer)], world.machines)
+    if why == "no quorum lease":
+        monkeypatch.setattr(RaftCore, "quorum_lease_until", None)
+    elif why == "given up":
+        monkeypatch.setattr(RaftCore, "hand_over_sent", True)
+        promises.require_kept(leader, [(N2, answer), (N2, TimeoutNow(leader.leads_in))], world.machines)
+    holder = NodeId("n9") if why == "no member" else N2
+    with pytest.raises(Found) as found:
+        promises.require_kept(leader, [(holder, answer)], world.machines)
+    assert found.value.checker == promises.LEASES
