@@ -24,6 +24,7 @@ from keycluster.cluster.keys.records import KeyState, load_clock, load_key
 from keycluster.cluster.types import SECOND, KeyId
 from keycluster.node.config import NodeConfig
 from keycluster.node.maintenance import LOOK_EVERY_S
+from keycluster.node.proposals import FORWARD_AGAIN_S, HELD_S_MAX
 from keycluster.simulations.checkers.history import History
 from keycluster.simulations.region.clients import ClientWorld, SimClient
 from keycluster.simulations.region.region import ACCESS_KEY, REGION, SimRegion
@@ -38,6 +39,8 @@ VISITOR: Final = "visitor"
 """The machine from which the last questions come: no fault is meant for it."""
 UNTIL_S: Final = 3_600.0
 """After time has passed, at most: a run's last look is over long before."""
+UNDER_WAY_SECONDS: Final = HELD_S_MAX + FORWARD_AGAIN_S
+"""The longest that a node which was stopped in a try may still have it: a region forgets request ids after minutes."""
 TIME_MOVES_SECONDS: Final = 30.0
 """Clocks are asked with each round of leases: far longer than it takes."""
 
@@ -120,6 +123,7 @@ class SimWorkload:
         An operator confirms the leap, else nothing would be destroyed. What the region may do by itself from now on
         stands in the history, for the checkers. Raises `TooSlowError`.
         """
+        await trio.sleep(UNDER_WAY_SECONDS)
         region, now_ns = self._region, self._region.wire.now_ns
         before = self._time()
         until = (max(before, *(node.clock.wall() for node in region.nodes.values())) + days * DAY) / SECOND + UNTIL_S

@@ -43,6 +43,8 @@ class Behind:
 
 async def miss_a_change(turn: Turn, behind: Behind) -> None:
     key = turn.pool.key(turn.rng, Belief.ENABLED)
+    if not {behind.node, behind.leader} <= set(turn.caller.door.nodes):
+        return  # One of them is about to leave.
     if key is None or await turn.ask(_using(key), at=behind.node, seconds=LOOK_SECONDS) is None:
         return
     await turn.ask(_reading(key), at=behind.leader, seconds=LOOK_SECONDS)  # Connected to both, then.
