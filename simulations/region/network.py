@@ -290,14 +290,14 @@ class HostNetwork:
         if listener.identity is not None:
             trust.require_own_key(listener.identity)
         bound = self._network.listen(address, listener)
-        try:
-            async with trio.open_nursery() as nursery:
-                listener.nursery, listener.context = nursery, copy_context()
+        async with trio.open_nursery() as nursery:
+            listener.nursery, listener.context = nursery, copy_context()
+            try:
                 task_status.started(bound)
                 await trio.sleep_forever()
-        finally:
-            listener.nursery = None
-            self._network.stop_listening(bound, listener)
+            finally:  # Within: once its tasks have ended a nursery takes no more, and its process may be paused there.
+                listener.nursery = None
+                self._network.stop_listening(bound, listener)
 
     async def _dial(self, dial: _Dial, ca: bytes | None, *, host: str | None) -> SimStream:
         if self.is_dead:
