@@ -3,6 +3,7 @@
 An honest client uses the very node that is fuzzed: none of its calls fails, none takes a second.
 """
 
+import os
 import ssl
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -31,6 +32,7 @@ from keycluster.cluster.seams import ByteStream, DialError
 from keycluster.cluster.types import LogIndex, NodeId, Term
 from keycluster.cluster.wire.frames import (
     FRAME_BYTES_MAX,
+    NONCE_BYTES,
     FrameSplitter,
     Join,
     Reply,
@@ -274,7 +276,8 @@ class NativeFuzz:
 
     async def _log_in(self) -> tuple[SecureStream, FrameSplitter]:
         stream = await SecureStream.connect(HOST, self._port, self._tls)
-        await log_in(stream, self._endpoints.credentials, region=REGION, node=self._endpoints.nodes[0].node)
+        node, nonce = self._endpoints.nodes[0].node, os.urandom(NONCE_BYTES)
+        await log_in(stream, self._endpoints.credentials, region=REGION, node=node, nonce=nonce)
         return stream, FrameSplitter(FRAME_BYTES_MAX)
 
     @staticmethod
