@@ -40,7 +40,7 @@ class RecordingEntropy(SeededEntropy):
 
 
 class StoredConsensus:
-    """Raft's place: what is proposed is applied."""
+    """Raft's place: what is proposed is applied, by the only node there is."""
 
     def __init__(self, store: StateStore) -> None:
         self.store = store
@@ -48,6 +48,10 @@ class StoredConsensus:
     @property
     def view(self) -> StateView:
         return self.store.view
+
+    @property
+    def settled_index(self) -> LogIndex:
+        return self.store.view.applied_index
 
 
 class StoredRegion:
