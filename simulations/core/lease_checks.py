@@ -57,14 +57,17 @@ def require_quorum_bound(leader: Machine, machines: Mapping[NodeId, Machine], t:
     free = [
         node
         for node in core.membership.all_voters
-        if node != leader.node and _sticks_until(machines[node], core.term, core.config.election_ns) < ends
+        if node != leader.node and _sticks_until(machines[node], core.term, core.config.election_ns, t) < ends
     ]
     if core.membership.has_quorum(free):
         raise Found(QUORUM_LEASE, f"{leader.node}'s quorum lease lasts {ends - t} ns more, {' '.join(free)} may vote")
 
 
-def _sticks_until(voter: Machine, term: Term, election_ns: int) -> int:
-    """In real time: to the leader of the term, if that is the newest that it heard."""
+def _sticks_until(voter: Machine, term: Term, election_ns: int, t: int) -> int:
+    """In real time: to the leader of the term, if that is the newest that it heard. Who is down votes for nobody before
+    it has run for E, whatever its disk holds."""
+    if voter.member is None:
+        return voter.real(Instant(voter.now(t) + election_ns))
     return voter.real(Instant(voter.heard_at + election_ns)) if voter.heard_term == term else 0
 
 
