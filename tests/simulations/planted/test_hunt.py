@@ -41,8 +41,8 @@ diff --git a/cluster/types.py b/cluster/types.py
 --- a/cluster/types.py
 +++ b/cluster/types.py
 @@ -8 +8 @@
--SECOND = 1_000_000_000
-+SECOND = 999_000_000
+-SECOND: Final = 1_000_000_000
++SECOND: Final = 999_000_000
 """
 
 # Found in a few seconds each, by different checkers.
@@ -57,7 +57,12 @@ QUICK = (
 
 @pytest.fixture
 def bug(tmp_path: Path) -> PlantedBug:
-    line = (Path(__file__).parents[3] / "cluster" / "types.py").read_text().splitlines().index("SECOND = 1_000_000_000")
+    line = (
+        (Path(__file__).parents[3] / "cluster" / "types.py")
+        .read_text()
+        .splitlines()
+        .index("SECOND: Final = 1_000_000_000")
+    )
     path = tmp_path / "short-second.patch"
     path.write_text(re.sub("@@ -8 .8 @@", f"@@ -{line + 1} +{line + 1} @@", BUG))
     return read_bug(path)
