@@ -9,7 +9,7 @@ Beside it, how much a leader has under way to one member: more than its window i
 where a member is slow for long.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from keycluster.cluster.leases.messages import LeaseAnswer
 from keycluster.cluster.peer_messages import ReplicaMessage
@@ -31,9 +31,7 @@ WINDOW = "window"
 LEASES = "lease-granted-too-soon"
 
 
-def require_kept(
-    machine: Machine, messages: Sequence[tuple[NodeId, ReplicaMessage]], machines: Mapping[NodeId, Machine]
-) -> None:
+def require_kept(machine: Machine, messages: Sequence[tuple[NodeId, ReplicaMessage]]) -> None:
     """`messages` are about to leave the machine."""
     gave_up_in = machine.gave_up_in
     for receiver, message in messages:
@@ -44,8 +42,6 @@ def require_kept(
             case VoteReply(pre=False):
                 _require_term(machine, message)
                 _require_vote(machine, receiver, message)
-                if message.granted:
-                    _require_as_good(machine, machines[receiver])
             case VoteRequest(pre=False):
                 _require_term(machine, message)
             case AppendEntries():
@@ -71,16 +67,6 @@ def _require_vote(machine: Machine, receiver: NodeId, message: VoteReply) -> Non
     hard_state = machine.disk.hard_state
     if message.granted and message.term == hard_state.term and hard_state.vote != receiver:
         raise Found(PROMISES, f"{machine.node} votes for {receiver}, its disk says {hard_state.vote}")
-
-
-def _require_as_good(voter: Machine, candidate: Machine) -> None:
-    """A vote is for a log that is at least as up to date (3.6.1): a candidate's is on its disk before it asks."""
-    own, its = (
-        (machine.disk.log.term(machine.disk.log.last_index), machine.disk.log.last_index)
-        for machine in (voter, candidate)
-    )
-    if own > its and not candidate.is_rolled_back:
-        raise Found(PROMISES, f"{voter.node}, whose log ends with {own}, votes for {candidate.node} with {its}")
 
 
 def _require_own_term(machine: Machine, message: LeaseAnswer | ReadIndexReply, checker: str) -> None:

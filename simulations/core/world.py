@@ -351,7 +351,7 @@ class World:
 
     def _send_all(self, machine: Machine, messages: Sequence[tuple[NodeId, ReplicaMessage]]) -> None:
         """What there is for one receiver travels together, as it does on a stream."""
-        require_kept(machine, messages, self.machines)
+        require_kept(machine, messages)
         if self.meddle is not None:
             for receiver, message in messages:
                 further = self.meddle(machine.node, receiver, message)

@@ -107,7 +107,7 @@ def test_leader_that_serves_after_a_hand_over_is_found(world: World, monkeypatch
     monkeypatch.setattr(Replica, "may_serve", lambda replica, now: True)
     leader = leader_of(world)
     assert leader.leads_in is not None
-    promises.require_kept(leader, [(N2, TimeoutNow(leader.leads_in))], world.machines)
+    promises.require_kept(leader, [(N2, TimeoutNow(leader.leads_in))])
     assert found_within(world, SECOND) == contract.GIVEN_UP
 
 
@@ -145,10 +145,10 @@ def test_leader_that_answers_too_soon_is_found(
     """To a member that asks it."""
     leader = leader_of(world)
     assert leader.leads_in == message.term
-    promises.require_kept(leader, [(N2, message)], world.machines)
+    promises.require_kept(leader, [(N2, message)])
     monkeypatch.setattr(RaftCore, "own_term_committed", False)
     with pytest.raises(Found) as found:
-        promises.require_kept(leader, [(N2, message)], world.machines)
+        promises.require_kept(leader, [(N2, message)])
     assert found.value.checker == checker
 
 
@@ -189,13 +189,13 @@ def test_lease_that_must_not_be_granted_is_found(world: World, monkeypatch: pyte
     leader = leader_of(world)
     assert leader.leads_in is not None
     answer = LeaseAnswer(leader.leads_in, bytes(NONCE_BYTES), LogIndex(1), LogIndex(1), None, None, 0, LogIndex(1), b"")
-    promises.require_kept(leader, [(N2, answer)], world.machines)
+    promises.require_kept(leader, [(N2, answer)])
     if why == "no quorum lease":
         monkeypatch.setattr(RaftCore, "quorum_lease_until", None)
     elif why == "given up":
         monkeypatch.setattr(RaftCore, "hand_over_sent", True)
-        promises.require_kept(leader, [(N2, answer), (N2, TimeoutNow(leader.leads_in))], world.machines)
+        promises.require_kept(leader, [(N2, answer), (N2, TimeoutNow(leader.leads_in))])
     holder = NodeId("n9") if why == "no member" else N2
     with pytest.raises(Found) as found:
-        promises.require_kept(leader, [(holder, answer)], world.machines)
+        promises.require_kept(leader, [(holder, answer)])
     assert found.value.checker == promises.LEASES
