@@ -43,14 +43,15 @@ def demand_nothing_found(done: list[Done]) -> None:
         again = f"keycluster simulate --{spec.simulator.value} --seed {spec.seed} --time {spec.time_ns // SECOND}"
         told = "\n".join(f"{failure.checker}: {failure.message}" for failure in failures)
         assert not failures, f"seed {spec.seed} failed; again: {again}\n{told}"
-    assert sum((one.report.faults.total() for one in done), 0) > 0
     assert all(one.report.operations for one in done)
 
 
 @pytest.mark.parametrize("these", SETS, ids=lambda these: these.simulator.value)
 def test_fixed_seeds_find_nothing(these: Set) -> None:
-    """As they did the last time."""
-    demand_nothing_found(runs(these.simulator, first=1, count=these.fixed, time_s=these.time_s))
+    """As they did the last time. Fresh ones may have no fault at all: they are short and few."""
+    done = runs(these.simulator, first=1, count=these.fixed, time_s=these.time_s)
+    demand_nothing_found(done)
+    assert sum(one.report.faults.total() for one in done) > 0
 
 
 @pytest.mark.parametrize("these", SETS, ids=lambda these: these.simulator.value)
