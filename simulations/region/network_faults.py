@@ -4,7 +4,6 @@ Clients are on the network too: they may find themselves on either side of a cut
 """
 
 import random
-from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
 
@@ -13,6 +12,7 @@ from keycluster.simulations.faults import Fault, FaultKind
 from keycluster.simulations.region.attack import LinkName
 from keycluster.simulations.region.links import FAIR, Weather
 from keycluster.simulations.region.nemesis import Nemesis, Strike, names
+from keycluster.simulations.sides import draw_sides, links_between
 
 LOSS_MAX = 0.3
 DELAYED_MAX = 0.3
@@ -50,18 +50,20 @@ def reset(nemesis: Nemesis, fault: Fault, rng: random.Random) -> str | None:
 
 def partition(nemesis: Nemesis, fault: Fault, rng: random.Random) -> str | None:
     side, rest = _sides(nemesis, rng)
-    return _cut(nemesis, fault, [*_between(side, rest), *_between(rest, side)], f"{names(side)} | {names(rest)}")
+    return _cut(
+        nemesis, fault, [*links_between(side, rest), *links_between(rest, side)], f"{names(side)} | {names(rest)}"
+    )
 
 
 def one_way(nemesis: Nemesis, fault: Fault, rng: random.Random) -> str | None:
     side, rest = _sides(nemesis, rng)
-    return _cut(nemesis, fault, _between(side, rest), f"{names(side)} -> {names(rest)}")
+    return _cut(nemesis, fault, links_between(side, rest), f"{names(side)} -> {names(rest)}")
 
 
 def partial_cut(nemesis: Nemesis, fault: Fault, rng: random.Random) -> str | None:
     """Any links, in any direction: some reach each other by way of others only."""
     everybody = _everybody(nemesis, rng)
-    links = [link for link in _between(everybody, everybody) if rng.random() < fault.strength]
+    links = [link for link in links_between(everybody, everybody) if rng.random() < fault.strength]
     return _cut(nemesis, fault, links, " ".join(f"{a}->{b}" for a, b in links))
 
 
@@ -69,7 +71,7 @@ def clog(nemesis: Nemesis, fault: Fault, rng: random.Random) -> str | None:
     """Swizzled, as FoundationDB does it: links stop one by one and go on one by one in another order."""
     attack, wire = nemesis.attack, nemesis.wire
     everybody = _everybody(nemesis, rng)
-    links = [link for link in _between(everybody, everybody) if rng.random() < fault.strength]
+    links = [link for link in links_between(everybody, everybody) if rng.random() < fault.strength]
     if not links:
         return None
     clogged: set[LinkName] = set()
@@ -116,7 +118,7 @@ def az_loss(nemesis: Nemesis, fault: Fault, rng: random.Random) -> str | None:
         return f"{az}: {names(inside)} crash"
     there = [node.name for node in inside]
     rest = [name for name in (*_nodes(nemesis), *nemesis.clients) if name not in there]
-    links = [*_between(there, rest), *_between(rest, there)]
+    links = [*links_between(there, rest), *links_between(rest, there)]
     return _cut(nemesis, fault, links, f"{az}: {names(inside)} | the rest")
 
 
@@ -145,19 +147,8 @@ def _everybody(nemesis: Nemesis, rng: random.Random) -> list[str]:
 
 def _sides(nemesis: Nemesis, rng: random.Random) -> tuple[list[str], list[str]]:
     """The leader is often in the smaller one."""
-    everybody = _everybody(nemesis, rng)
-    victim = nemesis.victim(rng)
-    if victim is None or len(everybody) < 2:
-        return [], []
-    others = [name for name in everybody if name != victim.name]
-    companions = set(rng.sample(others, rng.randint(0, len(others) - 1)))
-    side = [victim.name, *(name for name in others if name in companions)]
-    return side, [name for name in others if name not in companions]
-
-
-def _between(sources: Iterable[str], targets: Iterable[str]) -> list[LinkName]:
-    all_targets = list(targets)
-    return [(source, target) for source in sources for target in all_targets if source != target]
+    everybody, victim = _everybody(nemesis, rng), nemesis.victim(rng)
+    return draw_sides(everybody, None if victim is None else victim.name, rng)
 
 
 NETWORK_STRIKES: dict[FaultKind, Strike] = {

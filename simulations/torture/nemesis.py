@@ -17,6 +17,7 @@ import trio
 from keycluster.client.errors import KeyclusterError
 from keycluster.cluster.types import MILLISECOND, SECOND
 from keycluster.simulations.faults import Fault, FaultKind
+from keycluster.simulations.sides import draw_sides, links_between
 from keycluster.simulations.torture.links import LinkName, Weather
 from keycluster.simulations.torture.processes import NodeProcess
 from keycluster.simulations.torture.region import TortureRegion
@@ -223,26 +224,26 @@ def transfer(nemesis: Nemesis, fault: Fault, rng: random.Random) -> str | None:
 
 def partition(nemesis: Nemesis, fault: Fault, rng: random.Random) -> str | None:
     side, rest = _sides(nemesis, rng)
-    links = [*_between(side, rest), *_between(rest, side)]
+    links = [*links_between(side, rest), *links_between(rest, side)]
     return _cut(nemesis, fault, links, f"{' '.join(side)} | {' '.join(rest)}")
 
 
 def one_way(nemesis: Nemesis, fault: Fault, rng: random.Random) -> str | None:
     side, rest = _sides(nemesis, rng)
-    return _cut(nemesis, fault, _between(side, rest), f"{' '.join(side)} -> {' '.join(rest)}")
+    return _cut(nemesis, fault, links_between(side, rest), f"{' '.join(side)} -> {' '.join(rest)}")
 
 
 def partial_cut(nemesis: Nemesis, fault: Fault, rng: random.Random) -> str | None:
     """Any links, in any direction: some reach each other by way of others only."""
     everybody = nemesis.everybody(rng)
-    links = [link for link in _between(everybody, everybody) if rng.random() < fault.strength]
+    links = [link for link in links_between(everybody, everybody) if rng.random() < fault.strength]
     return _cut(nemesis, fault, links, _arrows(links))
 
 
 def clog(nemesis: Nemesis, fault: Fault, rng: random.Random) -> str | None:
     """Swizzled, as FoundationDB does it: links stop one by one and go on one by one in another order."""
     everybody = nemesis.everybody(rng)
-    links = [link for link in _between(everybody, everybody) if rng.random() < fault.strength]
+    links = [link for link in links_between(everybody, everybody) if rng.random() < fault.strength]
     begins = sorted(rng.randint(0, fault.for_ns // 2) for _ in links)
     ends = sorted(rng.randint(0, fault.for_ns // 2) for _ in links)
 
@@ -272,7 +273,7 @@ def az_loss(nemesis: Nemesis, fault: Fault, rng: random.Random) -> str | None:
         return f"{az}: {_names(inside)} crash"
     there = [node.name for node in inside]
     rest = [name for name in (*nemesis.region.nodes, *nemesis.clients) if name not in there]
-    return _cut(nemesis, fault, [*_between(there, rest), *_between(rest, there)], f"{az} | the rest")
+    return _cut(nemesis, fault, [*links_between(there, rest), *links_between(rest, there)], f"{az} | the rest")
 
 
 def reset(nemesis: Nemesis, fault: Fault, rng: random.Random) -> str | None:
@@ -321,19 +322,8 @@ def _cut(nemesis: Nemesis, fault: Fault, links: list[LinkName], what: str) -> st
 
 def _sides(nemesis: Nemesis, rng: random.Random) -> tuple[list[str], list[str]]:
     """The leader is often in the smaller one."""
-    everybody = nemesis.everybody(rng)
-    victim = nemesis.victim(rng)
-    if victim is None or len(everybody) < 2:
-        return [], []
-    others = [name for name in everybody if name != victim.name]
-    companions = set(rng.sample(others, rng.randint(0, len(others) - 1)))
-    side = [victim.name, *(name for name in others if name in companions)]
-    return side, [name for name in others if name not in companions]
-
-
-def _between(sources: Iterable[str], targets: Iterable[str]) -> list[LinkName]:
-    all_targets = list(targets)
-    return [(source, target) for source in sources for target in all_targets if source != target]
+    everybody, victim = nemesis.everybody(rng), nemesis.victim(rng)
+    return draw_sides(everybody, None if victim is None else victim.name, rng)
 
 
 def _arrows(links: Iterable[LinkName]) -> str:
