@@ -117,6 +117,9 @@ class Call:
     made: int = NEVER
     """Of a change whose outcome its caller never learnt: the event by which every node acted on it, or `NOT_MADE`, if
     somebody who sees the nodes knows what became of it."""
+    place: int = NEVER
+    """Of a change: where it stands among all, if somebody who sees the nodes knows. A search tries them in that order
+    first; it is believed nowhere."""
     node: str | None = None
     """Who answered, where that is known."""
     access_key_id: str | None = None

@@ -4,7 +4,7 @@ The search is Wing and Gong's (1993) with Lowe's memory of where it has been ("T
 in Porcupine: take a call that no other call ended before, let the model take the step, go on; where no call fits, go
 back. A *place* is which calls have happened and the state they led to; one place is never searched twice.
 
-Five things keep the search short, and change no verdict:
+Six things keep the search short, and change no verdict:
 
 * A read that fits happens at once: whatever order has it later stays one with it here. Not so a change that happens to
   change nothing here: it may be needed after another one.
@@ -14,6 +14,9 @@ Five things keep the search short, and change no verdict:
 * An unknown call that the next one, unknown too, makes as if it had never been is not tried before that one.
 * Of two places that differ only in that more unknown calls have happened at one of them, that one is not searched: all
   that can come after it can come after the other one.
+
+* Changes are tried in the order of their places, where somebody knows them. What is linearizable mostly is so in the
+  order in which the nodes made the changes, which is found without going back once.
 
 Histories fall into partitions (a key, an alias) that are checked one by one: a whole is linearizable if and only if
 each object of it is (Herlihy and Wing, 1990, "locality").
@@ -114,6 +117,7 @@ class _Search(Generic[S]):
         self._must = [must for call in ordered if (must := _that_must_happen(call)) is not None]
         self._is_read = [call.kind is OutcomeKind.REFUSED or model.is_read(call) for call in self._must]
         self._groups = _groups([call for call in ordered if call.kind is OutcomeKind.UNKNOWN and call.made == NEVER])
+        self._places = [sorted(call.place for call in group) for group in self._groups]
         self._model = model
         self._steps_max = steps_max
         self._steps = 0
@@ -184,25 +188,38 @@ class _Search(Generic[S]):
                 return place
 
     def _ways(self, place: _Place[S], origin: S | None = None) -> Iterator[tuple[Call, _Place[S]]]:
-        """The calls that fit here, with where each leads; those that must happen come first.
+        """The calls that fit here, with where each leads; those that must happen come first where no place is known.
 
         `origin`: the state before an unknown call that led here, as long as nothing has needed it.
         """
         indices, end = self._next(place)
-        for index in indices:
-            call = self._must[index]
-            state = self._step(place.state, call)
-            if state is not None:
-                yield call, _after(place, index, state)
-        for number, group in enumerate(self._groups):
-            taken = place.taken[number]
-            if taken < len(group) and group[taken].began < end:
-                state = self._step(place.state, group[taken])
-                if origin is not None and state == self._step(origin, group[taken]):
-                    continue
-                if state is not None and state != place.state:
-                    more = (*place.taken[:number], taken + 1, *place.taken[number + 1 :])
-                    yield group[taken], _Place(place.first, place.ahead, more, state)
+        must = [(self._place_of(index), index, -1) for index in indices]
+        may = [
+            (self._places[number][taken], NEVER, number)
+            for number, (taken, group) in enumerate(zip(place.taken, self._groups, strict=True))
+            if taken < len(group) and group[taken].began < end
+        ]
+        for known_place, index, number in sorted(must + may):
+            if number < 0:
+                state = self._step(place.state, self._must[index])
+                if state is not None:
+                    yield self._must[index], _after(place, index, state)
+            elif (way := self._unknown(place, number, origin if known_place == NEVER else None)) is not None:
+                yield way
+
+    def _place_of(self, index: int) -> int:
+        """Reads that fit only by what they teach come first; changes without a place before unknown ones without."""
+        return -1 if self._is_read[index] else self._must[index].place
+
+    def _unknown(self, place: _Place[S], number: int, origin: S | None) -> tuple[Call, _Place[S]] | None:
+        """The next call of a group of unknown ones, unless it changes nothing, or what led here from `origin`
+        needn't have been."""
+        taken = place.taken[number]
+        call = self._groups[number][taken]
+        state = self._step(place.state, call)
+        if state is None or state == place.state or (origin is not None and state == self._step(origin, call)):
+            return None
+        return call, place._replace(taken=(*place.taken[:number], taken + 1, *place.taken[number + 1 :]), state=state)
 
     def _next(self, place: _Place[S]) -> tuple[list[int], int]:
         """The calls that may happen next, and the first end of all that must happen: what begins after it can't.

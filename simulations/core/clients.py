@@ -6,9 +6,10 @@ checked as they are answered (`door.py`), for they are promised less: what has r
 """
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
+from keycluster.cluster.raft.messages import Entry
 from keycluster.cluster.types import MILLISECOND, SECOND, NodeId
 from keycluster.simulations.checkers.history import REGISTER, Call, History, Outcome, failed, ok, refused, unknown
 from keycluster.simulations.checkers.linearizability import Verdict, check_linearizable
@@ -16,7 +17,7 @@ from keycluster.simulations.checkers.register_model import RegisterModel
 from keycluster.simulations.core.door import CONFIRM, READ, USE, WRITE, Answer, Request
 from keycluster.simulations.core.findings import Found
 from keycluster.simulations.core.machine import ANY_LIFE
-from keycluster.simulations.core.state import ANYTHING, encode_change
+from keycluster.simulations.core.state import ANYTHING, STAMP_BYTES, encode_change
 from keycluster.simulations.core.world import World
 from keycluster.simulations.trace import What
 
@@ -70,6 +71,7 @@ class Callers:
         self._rng = random.Random(f"clients/{seed}")
         self._think_ns = count * SECOND / operations_per_s
         self._values = 0
+        self._changes: dict[bytes, Call] = {}  # By their commands.
         first = next(iter(world.machines))
         self._clients = [Client(number, f"client {number}", first) for number in range(1, count + 1)]
 
@@ -103,6 +105,8 @@ class Callers:
             operation, arguments, command = self._draw_change(client, register)
         key = KEYS[register]
         call = self.history.begin(t, client.name, operation, key, arguments)
+        if command:
+            self._changes[command] = call
         client.call, client.began_at = call, t
         client.gives_up_at = t + rng.randint(*PATIENCE_NS)
         client.request = Request(client.number, call.number, 0, kind, register, command, client.changes)
@@ -185,8 +189,12 @@ class Callers:
 
     # At the end
 
-    def check(self) -> list[Found]:
-        """Linearizability of what was read and changed, register by register."""
+    def check(self, committed: Iterable[Entry]) -> list[Found]:
+        """Linearizability of what was read and changed, register by register. `committed`: as far as is known."""
+        for entry in committed:
+            call = self._changes.get(entry.payload[STAMP_BYTES:])
+            if call is not None:
+                call.place = min(call.place, entry.index)
         found = []
         for key, calls in self.history.by_key().items():
             result = check_linearizable([call for call in calls if call.operation != "Use"], RegisterModel())

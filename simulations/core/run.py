@@ -94,7 +94,7 @@ class CoreRun(ServedWorld):
             self.run_until(self._time_ns)
             self._recover_with_majority()
             self._recover_all()
-            return [self._failure_of(found, None) for found in self.callers.check()]
+            return [self._failure_of(found, None) for found in self.callers.check(self.safety.committed)]
         except Exception as error:  # noqa: BLE001  # Whatever it is, it is this run's finding.
             return [self._failure_of(error, self.t)]
 

@@ -16,7 +16,7 @@ from keycluster.cluster.raft.messages import COMMAND, Entry
 from keycluster.cluster.types import LogIndex
 from keycluster.node.doors.aws import request_id_of
 from keycluster.node.operations.table import OPERATIONS
-from keycluster.simulations.checkers.history import NOT_MADE, Call, History, OutcomeKind
+from keycluster.simulations.checkers.history import NEVER, NOT_MADE, Call, History, OutcomeKind
 from keycluster.simulations.checkers.partitions import MAY_BE_MADE, is_refused_for_caller
 from keycluster.simulations.workload.aws_door import AwsDoor
 
@@ -69,6 +69,7 @@ class Unanswered:
                 asked[_id_in_region(call.request_id, call)].append(call)
         for request_id, repeats in asked.items():
             for call in repeats:
+                call.place = self._made.get(request_id, NEVER)
                 is_in_doubt = call.kind is OutcomeKind.UNKNOWN or is_refused_for_caller(call)
                 if is_in_doubt and call.operation in MAY_BE_MADE:
                     self._resolve(call, request_id, repeats, all_seen=all_seen)

@@ -260,7 +260,7 @@ def test_history_that_no_order_explains_is_found() -> None:
     assert core.run() == []
     read = next(call for call in core.callers.history.calls if call.operation == "Read" and call.is_ok)
     read.outcome = ok({"Value": 10**9})
-    assert {failure.checker for failure in core.callers.check()} == {LINEARIZABILITY}
+    assert {failure.checker for failure in core.callers.check([])} == {LINEARIZABILITY}
 
 
 def test_acknowledged_change_that_is_gone_is_found() -> None:
