@@ -21,6 +21,8 @@ class _Old:
     life: int
     has: Acknowledged
     knowers: Mapping[NodeId, Acknowledged]
+    unheard: bool
+    """Somebody is down who may know, and will say so when it is back."""
 
 
 class OldDisks:
@@ -39,16 +41,18 @@ class OldDisks:
         core = running.replica.core
         has = (core.term, core.last_index)
         knowers = {}
-        for other in nodes.values():
+        others = [other for other in nodes.values() if other is not node]
+        for other in others:
             known = other.running.replica.known_of(node.name) if other.running is not None else None
-            if other is not node and known is not None and known > has:
+            if known is not None and known > has:
                 knowers[other.name] = known
-        self._old[node.name] = _Old(node.lives, has, knowers)
+        unheard = any(other.running is None for other in others)
+        self._old[node.name] = _Old(node.lives, has, knowers, unheard)
 
-    def is_known(self, node: SimNode) -> bool:
-        """Whether any peer knows of more than its disk had."""
+    def may_be_told(self, node: SimNode) -> bool:
+        """Whether any peer knows, or may know, of more than its disk had."""
         old = self._old.get(node.name)
-        return old is not None and bool(old.knowers)
+        return old is not None and (old.unheard or bool(old.knowers))
 
     def stepped(self, node: SimNode) -> None:
         old, running = self._old.get(node.name), node.running

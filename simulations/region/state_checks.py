@@ -206,7 +206,7 @@ class StateChecks:
         if serves != (node.name in self._serves):
             if serves:
                 self._serves.add(node.name)
-                node.has_served(may_be_told=self.old_disks.is_known(node))
+                node.has_served(may_be_told=self.old_disks.may_be_told(node))
                 self.note(node, What.SERVES)
             else:
                 self._serves.discard(node.name)
