@@ -13,7 +13,8 @@ from keycluster.cluster.raft.messages import AppendReply, EntryKind, Membership,
 from keycluster.cluster.replica import Replica, ReplicaConfig, ReplicaConfigInvalid, StateDiverged
 from keycluster.cluster.types import MILLISECOND, SECOND, ClusterTime, Instant, LogIndex, NodeId, Term
 from keycluster.cluster.witness import RolledBack
-from keycluster.simulations.core.world import Machine, World
+from keycluster.simulations.core.machine import Machine
+from keycluster.simulations.core.world import World
 
 
 def region(*, voters: int = 3, learners: int = 0, seed: int = 1) -> World:

@@ -16,7 +16,8 @@ from keycluster.cluster.raft.config import RaftConfig
 from keycluster.cluster.raft.messages import Membership
 from keycluster.cluster.replica import Replica, ReplicaConfig
 from keycluster.cluster.types import MILLISECOND, SECOND, LogIndex, NodeId
-from keycluster.simulations.core.world import Machine, World
+from keycluster.simulations.core.machine import Machine
+from keycluster.simulations.core.world import World
 from tests.rules_left_out import RULES_LEFT_OUT, RuleLeftOut
 
 EAGER = ReplicaConfig(renew_ns=40 * MILLISECOND)  # Asks often, so that the last question before a cut is a late one.

@@ -50,13 +50,18 @@ def past_stickiness(region: Region) -> None:
     region.time += E_MS * MILLISECOND
 
 
+def role_of(member: SimMember) -> Role:
+    """Asked anew each time: a type checker takes what an attribute was found to be for what it still is."""
+    return member.core.role
+
+
 def make_candidate(region: Region, member: SimMember) -> None:
     """By a pre-vote of b."""
     region.time = max(region.time, member.core._member.election_due)
     member.tick()
-    assert member.core.role is Role.PRE_CANDIDATE
+    assert role_of(member) is Role.PRE_CANDIDATE
     member.receive(B, VoteReply(Term(member.core.term + 1), pre=True, granted=True))
-    assert member.core.role is Role.CANDIDATE
+    assert role_of(member) is Role.CANDIDATE
 
 
 def make_leader(region: Region, member: SimMember) -> None:

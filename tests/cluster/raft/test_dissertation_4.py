@@ -28,6 +28,7 @@ from tests.cluster.raft.players import (
     append,
     make_leader,
     past_stickiness,
+    role_of,
     said,
     vote_request,
 )
@@ -186,7 +187,7 @@ def test_4_2_2_removed_leader_leads_until_that_is_committed() -> None:
     region.deliver(to="b")
     region["b"].work()
     region.deliver(to="a")
-    assert a.core.role is Role.LEADER
+    assert role_of(a) is Role.LEADER
     assert a.core.commit_index == 2
     region.deliver(to="c")
     region["c"].work()
@@ -232,11 +233,11 @@ def test_4_2_2_own_vote_doesnt_count_outside_the_membership() -> None:
     region.time = a.core._member.election_due
     a.tick()
     a.receive(B, VoteReply(Term(2), pre=True, granted=True))
-    assert a.core.role is Role.PRE_CANDIDATE
+    assert role_of(a) is Role.PRE_CANDIDATE
     a.receive(C, VoteReply(Term(2), pre=True, granted=True))
     a.work()
     a.receive(B, VoteReply(Term(2), pre=False, granted=True))
-    assert a.core.role is Role.CANDIDATE
+    assert role_of(a) is Role.CANDIDATE
     a.receive(C, VoteReply(Term(2), pre=False, granted=True))
     assert a.core.role is Role.LEADER
 
@@ -331,7 +332,7 @@ def test_4_2_3_leader_with_a_quorum_ignores_candidates() -> None:
     a = region.elect("a")
     region.run(100)
     a.receive(C, vote_request(7, (99, 6)))
-    assert a.core.role is Role.LEADER
+    assert role_of(a) is Role.LEADER
     region.time += E_MS * MILLISECOND
     a.receive(C, vote_request(7, (99, 6)))
     assert a.core.role is Role.FOLLOWER

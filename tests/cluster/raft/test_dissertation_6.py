@@ -8,7 +8,7 @@ from keycluster.cluster.raft.messages import AppendEntries, AppendReply, ReadInd
 from keycluster.cluster.raft.ready import ReadFailed, ReadState
 from keycluster.cluster.types import MILLISECOND, LogIndex, NodeId, Term
 from tests.cluster.raft.harness import Region, small
-from tests.cluster.raft.players import E_MS, A, B, C, alone, append, make_leader, said
+from tests.cluster.raft.players import E_MS, A, B, C, alone, append, make_leader, role_of, said
 
 
 def acknowledge(number: int, match: int, term: int = 1) -> AppendReply:
@@ -36,7 +36,7 @@ def test_6_2_leader_without_a_majority_steps_down() -> None:
     a = region.elect("a")
     region.cut = {A}
     region.run(2 * E_MS - 20, only="a")
-    assert a.core.role is Role.LEADER
+    assert role_of(a) is Role.LEADER
     region.run(100, only="a")
     assert a.core.role is Role.FOLLOWER
     assert a.core.leader is None
@@ -235,8 +235,8 @@ def test_6_4_1_l4_lease_counts_from_when_the_round_was_sent() -> None:
     """Rule L4: t_sent + E·(1-r)/(1+r), of the newest round that a majority echoed, however late the echo came."""
     region, a = alone()
     make_leader(region, a)
-    sent_at = a.core._replication.began_at
-    assert a.core.quorum_lease_until is None
+    sent_at, lease_before = a.core._replication.began_at, a.core.quorum_lease_until
+    assert lease_before is None
     region.time += 100 * MILLISECOND
     a.receive(B, acknowledge(1, 1))
     assert a.core.quorum_lease_until == sent_at + a.config.lease_ns

@@ -7,7 +7,7 @@ from keycluster.cluster.raft.member import Role
 from keycluster.cluster.raft.messages import TimeoutNow, VoteReply
 from keycluster.cluster.types import NodeId, Term
 from tests.cluster.raft.harness import Region
-from tests.cluster.raft.players import E_MS, A, B, C, alone, append, said, vote_request
+from tests.cluster.raft.players import E_MS, A, B, C, alone, append, role_of, said, vote_request
 
 
 def test_3_10_transfer_to_an_up_to_date_target() -> None:
@@ -53,7 +53,7 @@ def test_3_10_word_of_another_than_the_leader_is_ignored() -> None:
     _, a = alone()
     a.receive(B, append(1, (0, 0)))
     a.receive(C, TimeoutNow(Term(1)))
-    assert a.core.role is Role.FOLLOWER
+    assert role_of(a) is Role.FOLLOWER
     a.receive(B, TimeoutNow(Term(1)))
     assert a.core.role is Role.CANDIDATE
 
@@ -63,7 +63,8 @@ def test_3_10_l8_quorum_lease_ends_before_the_word_is_sent() -> None:
     region = Region()
     a = region.elect("a")
     region.run(100)
-    assert a.core.quorum_lease_until is not None
+    lease_before = a.core.quorum_lease_until
+    assert lease_before is not None
     a.transfer(B)
     assert any(isinstance(letter.message, TimeoutNow) for letter in region.letters)
     assert a.core.hand_over_sent

@@ -53,15 +53,15 @@ class RegionMachine(RuleBasedStateMachine):
         self.keep = keep
         self.leaves_joint = leaves_joint
         self.peace_every = peace_every
-        self.rules = 0
+        self.rules_run = 0
         self.proposed = 0
 
     @invariant()
     def let_time_go_by(self) -> None:
         """After every rule, so that most of them have an effect before the next one."""
         if hasattr(self, "region"):
-            self.rules += 1
-            if self.rules % self.peace_every == 0:
+            self.rules_run += 1
+            if self.rules_run % self.peace_every == 0:
                 self.region.heal()
                 self.region.run_until(self._is_led, within_ms=2_000)
             self.region.run(self.pace_ms)

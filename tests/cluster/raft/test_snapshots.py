@@ -90,13 +90,13 @@ def test_chunk_repeated_while_it_is_stored() -> None:
     assert offsets(region) == [200]
 
 
-@pytest.mark.parametrize("other", [{"offer": 2}, {"term": 2}])
-def test_chunks_of_another_transfer_start_anew(other: dict[str, int]) -> None:
+@pytest.mark.parametrize(("offer", "term"), [(2, 1), (1, 2)])
+def test_chunks_of_another_transfer_start_anew(offer: int, term: int) -> None:
     """Two files of one index needn't be equal: parts of them are never put together."""
     region, a = alone()
     a.receive(B, chunk(0, 200))
     a.work()
-    a.receive(B, chunk(200, 200, **other))
+    a.receive(B, chunk(200, 200, offer=offer, term=term))
     a.work()
     assert offsets(region) == [200, 0]
 
