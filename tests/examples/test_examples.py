@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -24,13 +25,13 @@ EXAMPLE_SECONDS_MAX = 30
 
 
 @pytest.fixture(scope="module")
-def endpoints(tmp_path_factory):
+def endpoints(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The endpoints.json of a region of three nodes, stopped afterwards."""
     with dev_region(tmp_path_factory.mktemp("region") / "region") as region:
         yield region.endpoints_file
 
 
-def run_example(name, endpoints):
+def run_example(name: str, endpoints: Path) -> str:
     """What the example prints; it must end well."""
     command = [sys.executable, str(ROOT / "examples" / name), str(endpoints)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=EXAMPLE_SECONDS_MAX, check=False)
@@ -38,7 +39,7 @@ def run_example(name, endpoints):
     return done.stdout
 
 
-def test_trio_example_runs(endpoints):
+def test_trio_example_runs(endpoints: Path) -> None:
     """Keys, contexts, many calls at once and a file, on trio."""
     printed = run_example("trio_client.py", endpoints)
     assert "decrypted 4111 1111 1111 1111" in printed
@@ -46,7 +47,7 @@ def test_trio_example_runs(endpoints):
     assert "file of 1,200,000 bytes came back: True" in printed
 
 
-def test_asyncio_example_runs(endpoints):
+def test_asyncio_example_runs(endpoints: Path) -> None:
     """The same client on asyncio: aliases, the text form, a key that is disabled everywhere."""
     printed = run_example("asyncio_client.py", endpoints)
     assert "decrypted ['one', 'two', 'three']" in printed
@@ -54,7 +55,7 @@ def test_asyncio_example_runs(endpoints):
     assert "disabled everywhere" in printed
 
 
-def test_boto3_example_runs(endpoints):
+def test_boto3_example_runs(endpoints: Path) -> None:
     """AWS's SDK talks to a node with another endpoint and nothing else changed."""
     printed = run_example("boto3_client.py", endpoints)
     assert "decrypted a secret" in printed
@@ -62,7 +63,7 @@ def test_boto3_example_runs(endpoints):
 
 
 @pytest.fixture
-def first_steps(endpoints, tmp_path):
+def first_steps(endpoints: Path, tmp_path: Path) -> Path:
     """A folder as the README's reader has it: the region in `my-region`, and a file to encrypt."""
     (tmp_path / "my-region").mkdir()
     (tmp_path / "my-region" / "endpoints.json").symlink_to(endpoints)
@@ -70,7 +71,7 @@ def first_steps(endpoints, tmp_path):
     return tmp_path
 
 
-def test_readme_runs_from_top_to_bottom(first_steps):
+def test_readme_runs_from_top_to_bottom(first_steps: Path) -> None:
     """First use as it is printed, one block after the other: none spoils what the next one needs."""
     text = (ROOT / "README.md").read_text()
     [commands] = [block for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL) if "KEYCLUSTER_ENDPOINTS" in block]
@@ -96,9 +97,9 @@ def test_readme_runs_from_top_to_bottom(first_steps):
 
 
 @pytest.mark.parametrize("suite", [Suite.SIGNED, Suite.UNSIGNED])
-async def test_aws_encryption_sdk_and_our_client_read_each_other(endpoints, suite):
+async def test_aws_encryption_sdk_and_our_client_read_each_other(endpoints: Path, suite: Suite) -> None:
     """One region, one key: what AWS's SDK encrypts through boto3 our client decrypts, and the other way round."""
-    content = json.loads(endpoints.read_text())
+    content = json.loads(await trio.Path(endpoints).read_text())
     region, nodes = next(iter(content["regions"].items()))
     kms = boto3.client(
         "kms",

@@ -256,7 +256,8 @@ class NativeFuzz:
         return garbage.mutated(proven) if garbage.choice.random() < 0.3 else proven
 
     async def _after_log_in(self, garbage: Garbage) -> None:
-        stream, splitter = self._logged_in.pop(id(garbage), None) or await self._log_in()
+        kept = self._logged_in.pop(id(garbage), None)
+        stream, splitter = kept or await self._log_in()
         operation, real = garbage.choice.choice(self._requests)
         content = msgspec.msgpack.encode(garbage.value_for(real)) if operation == MAKES else garbage.request_input(real)
         request = encode_requests([Request(7, operation, 5_000, None, Raw(content or b"\xc0"))])

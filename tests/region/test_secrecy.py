@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -209,7 +210,7 @@ async def test_no_key_material_in_files_logs_process_tables_or_on_a_wire(tmp_pat
             tap = Tap(nursery)
             ways = {name: await tapped(tap, name) for name in JOINED}
             for name, az in zip(JOINED, ("us-east-1b", "us-east-1c"), strict=True):
-                await trio.to_thread.run_sync(lambda n=name, az=az: region.join_node(n, az, ports=ways[n].ports))
+                await trio.to_thread.run_sync(partial(region.join_node, name, az, ports=ways[name].ports))
                 await until_serves(region, name, role="voter")
             await use_everything(region, secrets, ways["n2"].aws)
             pids = [node.pid for node in region.nodes()]

@@ -111,11 +111,11 @@ async def test_one_byte_flipped_anywhere_on_the_disk(tmp_path: Path) -> None:
                     path = victim.restore().data / name
                     flip_byte(path, choice.randrange(path.stat().st_size))
                     await victim.start()
-            for name in ("log/log.db", "state/state.db"):  # While a WAL has newer pages, theirs are not read.
+            for database in ("log/log.db", "state/state.db"):  # While a WAL has newer pages, theirs are not read.
                 for _ in range(rounds(30, 1)):
                     disk = victim.restore()
                     settle(disk)
-                    flip_byte(disk.data / name, choice.randrange((disk.data / name).stat().st_size))
+                    flip_byte(disk.data / database, choice.randrange((disk.data / database).stat().st_size))
                     await victim.start()
             await load.until_more_writes()
             victim.restore()

@@ -1,6 +1,6 @@
 """The simulated disk: loses what wasn't synced, nothing else, and the same for the same seed."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import apsw
@@ -258,13 +258,14 @@ def test_failing_disk_refuses_each_write_and_sync(disk: CrashDisk) -> None:
     disk.on_failure = failed.append
     disk.fails = True
     file = disk.open_file(FILE)
-    for operation in (
+    operations: tuple[Callable[[], object], ...] = (
         lambda: disk.write_at(FILE, 0, b"new"),
         lambda: disk.rename(FILE, Path("/d/other")),
         lambda: disk.remove(FILE),
         lambda: disk.truncate_file(file, 0),
         lambda: disk.sync_file(file),
-    ):
+    )
+    for operation in operations:
         with pytest.raises(OSError, match="Input/output error"):
             operation()
     assert (failed, disk.counts.failed, disk.is_well) == ([FILE] * 5, 5, False)

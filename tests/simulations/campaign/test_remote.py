@@ -31,10 +31,10 @@ def cluster(toy: str, told: Path, request: pytest.FixtureRequest) -> Iterator[di
     """Workers are processes of their own; they inherit the toy's path and where it tells of its runs. The parameter is
     how many workers may die of a batch before the scheduler gives it back."""
     code_sha256.cache_clear()  # Somebody may have worked on the code since another test asked for it.
-    allowed = dask.config.set({"distributed.scheduler.allowed-failures": request.param})  # type: ignore[no-untyped-call]
+    allowed = dask.config.set({"distributed.scheduler.allowed-failures": request.param})
     with (
         allowed,
-        distributed.LocalCluster(  # type: ignore[no-untyped-call]
+        distributed.LocalCluster(  # type: ignore[no-untyped-call]  # Distributed has no types.
             n_workers=2,
             threads_per_worker=1,
             processes=True,

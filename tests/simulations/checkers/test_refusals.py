@@ -2,7 +2,7 @@
 
 import pytest
 
-from keycluster.simulations.checkers.history import Outcome, failed, refused, unknown
+from keycluster.simulations.checkers.history import Members, Outcome, failed, refused, unknown
 from keycluster.simulations.checkers.refusals import check_refusals
 from tests.simulations.checkers.histories import Script
 
@@ -11,7 +11,7 @@ OF_KEY = {"KeyId": KEY}
 OF_BLOB = {"CiphertextBlob": b"blob"}
 
 
-def _failures(operation: str, arguments: dict[str, object], outcome: Outcome, access_key_id: str | None = None) -> int:
+def _failures(operation: str, arguments: Members, outcome: Outcome, access_key_id: str | None = None) -> int:
     script = Script()
     script.do(operation, arguments, outcome, access_key_id=access_key_id)
     return len(check_refusals(script.history))
@@ -30,7 +30,7 @@ def _failures(operation: str, arguments: dict[str, object], outcome: Outcome, ac
         ("Decrypt", OF_BLOB, failed("NodeNotTrusted")),
     ],
 )
-def test_what_nothing_explains_is_found(operation: str, arguments: dict[str, object], outcome: Outcome) -> None:
+def test_what_nothing_explains_is_found(operation: str, arguments: Members, outcome: Outcome) -> None:
     """No workload asks for any of these."""
     assert _failures(operation, arguments, outcome) == 1
 
@@ -56,7 +56,7 @@ def test_id_of_another_request_explains_a_mismatch() -> None:
         ("CreateKey", {}, unknown("DeadlineExceeded")),
     ],
 )
-def test_what_others_judge_is_left_to_them(operation: str, arguments: dict[str, object], outcome: Outcome) -> None:
+def test_what_others_judge_is_left_to_them(operation: str, arguments: Members, outcome: Outcome) -> None:
     """A state, a ciphertext or bad weather explains these."""
     assert _failures(operation, arguments, outcome) == 0
 

@@ -7,13 +7,13 @@ from hypothesis import strategies as st
 from keycluster.cluster.types import SECOND
 from keycluster.simulations.runs import Failure, RunSpec, SeedReport, Simulator
 from keycluster.simulations.timeline.model import Lane, LaneKind, Span, SpanKind, Timeline, make_timeline
-from keycluster.simulations.trace import Record, What
+from keycluster.simulations.trace import Detail, Record, What
 
 SPEC = RunSpec(Simulator.CORE, 1, 10 * SECOND)
 
 
-def timeline_of(*records: tuple[int, str, str, *tuple[object, ...]], failures: list[Failure] | None = None) -> Timeline:
-    kept = [Record(at_ns, lane, what, tuple(detail)) for at_ns, lane, what, *detail in records]  # type: ignore[arg-type]
+def timeline_of(*records: tuple[int, str, str, *tuple[Detail, ...]], failures: list[Failure] | None = None) -> Timeline:
+    kept = [Record(at_ns, lane, what, tuple(detail)) for at_ns, lane, what, *detail in records]
     return make_timeline(SeedReport(SPEC, simulated_ns=100, failures=failures or []), kept)
 
 
@@ -82,7 +82,7 @@ def test_calls_are_joined_with_what_came_of_them() -> None:
 )
 def test_offending_calls_are_marked(offence: tuple[str, ...] | None, failures: list[Failure]) -> None:
     """Named by the record, or in a checker's words."""
-    records: list[tuple[int, str, str, *tuple[object, ...]]] = [
+    records: list[tuple[int, str, str, *tuple[Detail, ...]]] = [
         (number, f"c{number}", What.CALL, number, "Encrypt") for number in (7, 8, 9)
     ]
     if offence is not None:
@@ -137,10 +137,11 @@ WHATS = [value for name, value in vars(What).items() if not name.startswith("_")
         max_size=40,
     )
 )
-def test_no_trace_is_too_odd(records: list[tuple[int, str, str, list[object]]]) -> None:
+def test_no_trace_is_too_odd(records: list[tuple[int, str, str, list[Detail]]]) -> None:
     """A time line is most needed where something went wrong: whatever is recorded, each span has an end in order."""
-    kept = [(at_ns, lane, what, *detail) for at_ns, lane, what, detail in sorted(records, key=lambda r: r[0])]
-    timeline = timeline_of(*kept)
+    in_order = sorted(records, key=lambda r: r[0])
+    kept = [Record(at_ns, lane, what, tuple(detail)) for at_ns, lane, what, detail in in_order]
+    timeline = make_timeline(SeedReport(SPEC, simulated_ns=100), kept)
     for lane in timeline.lanes:
         assert all(isinstance(span, Span) and span.end_ns is not None for span in lane.spans)
         assert all((span.end_ns or 0) >= span.start_ns for span in lane.spans)

@@ -77,7 +77,7 @@ class RealClients:
 
     @asynccontextmanager
     async def aws(self, credentials: Credentials) -> AsyncIterator[Door]:
-        addresses = {node.config.node: node.config.aws.advertised for node in self._nodes}
+        addresses: dict[str, str] = {node.config.node: node.config.aws.advertised for node in self._nodes}
         door = AwsDoor(dial_plain, addresses, credentials, region="us-east-1", wall=time.time_ns, rng=random.Random(1))
         try:
             yield door

@@ -23,6 +23,7 @@ from keycluster.cluster.wire.errors import (
 from keycluster.node.doors.http import HttpParser, HttpRequest, date_line, encode_error, encode_http, encode_response
 from keycluster.node.doors.limits import DEFAULT_LIMITS
 from keycluster.simulations.workload.aws_door import AwsDoor
+from keycluster.simulations.workload.doors import Answered
 
 DISABLE = wire.DisableKeyRequest(key_id="k")
 DESCRIBE = wire.GetKeyPolicyRequest(key_id="k")
@@ -85,8 +86,8 @@ class Conversation:
         self.is_closed = True
 
 
-async def ask(server: Server, request: wire.Shape = DISABLE, **how: object) -> object:
-    return await server.door().ask(request, at=None, seconds=60.0, request_id=bytes(16), **how)  # type: ignore[arg-type]
+async def ask(server: Server, request: wire.Shape = DISABLE) -> Answered:
+    return await server.door().ask(request, at=None, seconds=60.0, request_id=bytes(16))
 
 
 async def test_attempts_of_a_call_share_its_id(autojump_clock: trio.testing.MockClock) -> None:

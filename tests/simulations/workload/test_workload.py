@@ -22,12 +22,12 @@ from keycluster.simulations.checkers.currency import check_currency
 from keycluster.simulations.checkers.history import NEVER, History, OutcomeKind
 from keycluster.simulations.trace import Trace, What
 from keycluster.simulations.workload import access_steps, bursts, data_steps
-from keycluster.simulations.workload.doors import CHANGES, NativeDoor, operation_of, request_ids
+from keycluster.simulations.workload.doors import CHANGES, Answered, NativeDoor, operation_of, request_ids
 from keycluster.simulations.workload.plan import ALWAYS, STEPS, draw_plan
 from keycluster.simulations.workload.turns import Record
 from keycluster.simulations.workload.workload import Workload
 from tests.node.region_in_process import region_in_process
-from tests.simulations.workload.quick_region import ARN, NODES, QuickWorld
+from tests.simulations.workload.quick_region import ARN, NODES, QuickDoor, QuickRegion, QuickWorld
 from tests.simulations.workload.real_region import RealClients
 
 ENCRYPT = wire.EncryptRequest(key_id="k0", plaintext=b"p")
@@ -232,22 +232,28 @@ async def test_clients_keep_to_their_rate(autojump_clock: trio.testing.MockClock
     assert 1_800 < len(world.history.calls) < 2_200
 
 
+class StallingDoor(QuickDoor):
+    """Answers nothing until `opens` is set."""
+
+    def __init__(self, region: QuickRegion) -> None:
+        super().__init__(region, "AKIAOPERATOR")
+        self.opens = trio.Event()
+
+    async def ask(self, request: Shape, *, at: str | None, seconds: float, request_id: bytes | None = None) -> Answered:
+        await self.opens.wait()
+        return await super().ask(request, at=at, seconds=seconds, request_id=request_id)
+
+
 async def test_client_that_stalls_does_not_make_up_for_it(autojump_clock: trio.testing.MockClock) -> None:
     """A flood after each partition would be all that is tested."""
     world = QuickWorld(replace(draw_plan(3, clients=1, rate_per_s=10.0), in_flight_max=1))
-    door_opens = trio.Event()
-    caller, ask = world.caller(), world.caller().door.ask
-
-    async def stall(request: Shape, **how: object) -> object:
-        await door_opens.wait()
-        return await ask(request, **how)  # type: ignore[arg-type]
-
-    caller.door.ask = stall  # type: ignore[method-assign]
+    caller, door = world.caller(), StallingDoor(world.region)
+    caller.door = door
     async with trio.open_nursery() as nursery:
         nursery.start_soon(world.workload.run_client, caller)
         await trio.sleep(100.0)
         assert len(world.history.calls) == 1
-        door_opens.set()
+        door.opens.set()
         await trio.sleep(10.0)
         assert len(world.history.calls) < 130
         world.workload.stop()
