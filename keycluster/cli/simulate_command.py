@@ -48,7 +48,11 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     parser.add_argument("--coverage", action="store_true", help="fail if a mark or a kind of fault was never seen")
     parser.add_argument("--jobs", type=_positive, metavar="N", help="runs at once (default: one a core)")
     parser.add_argument("--limit", type=_seconds, metavar="S", help="real seconds that one run may take")
-    parser.add_argument("--compiled", action="store_true", help="core: the same code as machine code, by mypyc; faster")
+    parser.add_argument(
+        "--compiled",
+        action=argparse.BooleanOptionalAction,
+        help="core: the same code as machine code, by mypyc, which is faster (default: where it is made or pays)",
+    )
     parser.add_argument("--on", metavar="tcp://HOST:PORT", help="let the workers of this Dask scheduler do the runs")
     parser.add_argument(
         "--out",
@@ -153,7 +157,7 @@ def _campaign(
     from keycluster.cluster.types import SECOND
     from keycluster.simulations.campaign.campaign import CampaignOptions
     from keycluster.simulations.campaign.worker import MODULES
-    from keycluster.simulations.runs import RunSpec
+    from keycluster.simulations.runs import RunSpec, Simulator
 
     count = None if options.wall_s else options.count or FRESH_SEEDS[simulator.value]
     if options.seed is not None:
@@ -179,5 +183,5 @@ def _campaign(
         workers=options.jobs or len(os.sched_getaffinity(0)),
         limit_s=options.limit or LIMIT_S + LIMIT_S_PER_S * template.time_ns / SECOND,
         scheduler=options.on,
-        is_compiled=options.compiled,
+        is_compiled=options.compiled if simulator is Simulator.CORE else False,
     )

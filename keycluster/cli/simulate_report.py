@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from keycluster.cli.output import CommandFailed, Output, printable
 from keycluster.cluster.types import SECOND
 from keycluster.simulations.campaign.campaign import CampaignOptions, run_campaign
-from keycluster.simulations.campaign.compiled import CannotCompile, compiled_code
+from keycluster.simulations.campaign.compiled import CannotCompile, compiled_code, compiled_if_it_pays
 from keycluster.simulations.campaign.findings import Finding, Findings, draw_run
 from keycluster.simulations.campaign.pool import WorkerWontStart
 from keycluster.simulations.campaign.remote import RemoteFailed
@@ -73,7 +73,7 @@ class Reporter:
 
     def _run_all(self) -> None:
         options = self._options
-        compiled = compiled_code(self._note) if options.is_compiled and options.scheduler is None else None
+        compiled = self._compiled()
         self._totals.began = time.monotonic()
         seeds = f"seeds from {options.template.seed}" if options.count != 1 else f"seed {options.template.seed}"
         print(f"{options.template.simulator.value}: {seeds}", file=sys.stderr, flush=True)
@@ -87,6 +87,14 @@ class Reporter:
                 run_campaign(options, self._totals, self._findings, on_done, compiled=compiled)
             finally:
                 self._totals.ended = time.monotonic()
+
+    def _compiled(self) -> Path | None:
+        options = self._options
+        if options.scheduler is not None or options.is_compiled is False:
+            return None
+        if options.is_compiled:
+            return compiled_code(self._note)
+        return compiled_if_it_pays(self._note, simulated_s=options.simulated_s)
 
     def _tell(self, report: SeedReport, replay_file: Path | None, bar: Progress) -> None:
         """One seed: a line of JSON, or what it failed by."""

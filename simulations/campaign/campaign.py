@@ -6,11 +6,14 @@ from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from keycluster.cluster.types import SECOND
 from keycluster.simulations.campaign import remote
 from keycluster.simulations.campaign.findings import Findings
 from keycluster.simulations.campaign.pool import Done, Job, Pool
 from keycluster.simulations.campaign.totals import Totals
 from keycluster.simulations.runs import RunSpec, SeedReport
+
+SIMULATED_S_PER_S = 100.0  # Of the core simulator, interpreted, on one core.
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +31,15 @@ class CampaignOptions:
     """Of wall time, for one run."""
     scheduler: str | None = None
     """Of Dask: runs are done by its workers instead of ours."""
-    is_compiled: bool = False
-    """Runs are done by code compiled by mypyc (`compiled.py`)."""
+    is_compiled: bool | None = False
+    """Runs are done by code compiled by mypyc (`compiled.py`). None: on this machine, where it is there or pays."""
+
+    @property
+    def simulated_s(self) -> float:
+        """Of all runs together; of a campaign that is bounded by real time, about what one core does in it."""
+        if self.count is None:
+            return (self.seconds or 0.0) * SIMULATED_S_PER_S
+        return self.count * self.template.time_ns / SECOND
 
     def jobs(self) -> Iterator[Job]:
         ends = None if self.seconds is None else time.monotonic() + self.seconds
@@ -59,7 +69,7 @@ def run_campaign(
             options.module,
             options.jobs(),
             limit_s=options.limit_s,
-            is_compiled=options.is_compiled,
+            is_compiled=bool(options.is_compiled),
         )
         _count(remotely, totals, findings, on_done)
         return

@@ -49,6 +49,8 @@ INTERPRETED: Final = (
 """Of these folders, what stays as it is."""
 
 KEPT_S: Final = 14 * 24 * 3600  # A copy that wasn't used for so long is removed when the next one is made.
+PAYS_FROM_S: Final = 60_000.0
+"""Simulated seconds, of all runs together: the interpreter takes some eight minutes of processor time for as many."""
 TOOLS: Final = ("mypy", "setuptools")
 UNSUITED = "a worker doesn't run the compiled code"
 
@@ -65,6 +67,22 @@ def compiled_code(tell: Callable[[str], None]) -> Path:
     cache = _own_folder(_cache_home() / "keycluster" / "compiled")
     with _locked(cache / ".lock"):
         return build(Path(keycluster.__file__).parent, HOT, code_sha256(), cache=cache, tell=tell)
+
+
+def compiled_if_it_pays(tell: Callable[[str], None], *, simulated_s: float) -> Path | None:
+    """The folder if it is there, or if compiling costs less than it saves in so many simulated seconds. None: it isn't
+    and wouldn't, or it can't be made here, which is told."""
+    try:
+        if simulated_s >= PAYS_FROM_S:
+            return compiled_code(tell)
+        target = _own_folder(_cache_home() / "keycluster" / "compiled") / _key(HOT, code_sha256())
+        if not target.exists():
+            return None
+        os.utime(target)
+    except (CannotCompile, OSError) as error:
+        tell(f"interpreted, which takes twice as long: {error}")
+        return None
+    return target
 
 
 def build(root: Path, hot: Sequence[str], code: str, *, cache: Path, tell: Callable[[str], None]) -> Path:

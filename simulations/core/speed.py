@@ -1,19 +1,24 @@
-"""How fast the core simulator is: `python -m keycluster.simulations.core.speed`.
+"""How fast the core simulator is: `python -m keycluster.simulations.core.speed`, interpreted and compiled.
 
 Measured by processor time, so that other work on the machine counts less, with 5 nodes at 20 operations a simulated
-second: once without faults and once with usual ones, the median of some seeds.
+second: once without faults and once with usual ones, the median of some seeds. What is compiled is measured by a
+process of its own; `--interpreted` leaves it out.
 """
 
 import cProfile
 import json
+import os
 import pstats
 import statistics
+import subprocess
 import sys
 import time
 from collections import Counter
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from keycluster.cluster.types import SECOND
+from keycluster.simulations.campaign.compiled import compiled_code
 from keycluster.simulations.core.run import run
 from keycluster.simulations.faults import FaultKind
 from keycluster.simulations.runs import RunSpec, Simulator
@@ -21,6 +26,7 @@ from keycluster.simulations.runs import RunSpec, Simulator
 NODES = 5
 CLIENTS = 4
 OPERATIONS_PER_S = 20.0
+INTERPRETED = "--interpreted"
 SEEDS = range(1, 6)
 
 
@@ -79,13 +85,25 @@ def _spec(seed: int, seconds: int, kinds: tuple[FaultKind, ...] | None) -> RunSp
 
 
 def main() -> int:
-    figures = {
+    figures: dict[str, Any] = {
         "without faults": asdict(measure()),
         "with faults": asdict(measure(kinds=None)),
-        "where the time goes, without faults, percent": where_time_goes(),
     }
+    if sys.argv[1:] != [INTERPRETED]:
+        figures["compiled"] = _measured_compiled()
+        figures["where the time goes, interpreted, without faults, percent"] = where_time_goes()
     print(json.dumps(figures, indent=1))
     return 0
+
+
+def _measured_compiled() -> dict[str, Any]:
+    """By this very module, in the folder where the rest is compiled."""
+    folder = compiled_code(lambda text: print(text, file=sys.stderr))
+    command = [sys.executable, "-P", "-m", "keycluster.simulations.core.speed", INTERPRETED]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), *filter(None, sys.path)])}
+    output = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True).stdout  # noqa: S603
+    figures: dict[str, Any] = json.loads(output)
+    return figures
 
 
 if __name__ == "__main__":

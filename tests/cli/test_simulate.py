@@ -158,7 +158,7 @@ def test_ctrl_c_ends_it_with_what_is_done(tmp_path: Path) -> None:
     )
     told = tmp_path / "told"
     process = subprocess.Popen(
-        [sys.executable, "-c", program, "simulate", "--seeds", "2000..9000", "--jobs", "2"],
+        [sys.executable, "-c", program, "simulate", "--no-compiled", "--seeds", "2000..9000", "--jobs", "2"],
         stdout=subprocess.PIPE,
         stderr=terminal,
         env={**os.environ, "PYTHONPATH": str(TOY), "TOY_DONE": str(told), "TERM": "xterm", "COLUMNS": "100"},

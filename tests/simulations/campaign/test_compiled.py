@@ -11,7 +11,14 @@ import pytest
 import keycluster
 from keycluster.cluster.types import SECOND
 from keycluster.simulations.campaign import compiled
-from keycluster.simulations.campaign.compiled import HOT, CannotCompile, build, compiled_code
+from keycluster.simulations.campaign.compiled import (
+    HOT,
+    PAYS_FROM_S,
+    CannotCompile,
+    build,
+    compiled_code,
+    compiled_if_it_pays,
+)
 from keycluster.simulations.campaign.pool import Job, Pool, WorkerWontStart
 from keycluster.simulations.campaign.replay_file import FLOORS, tree_sha256
 from keycluster.simulations.campaign.worker import MODULES
@@ -102,6 +109,25 @@ def test_missing_mypyc_is_one_line(cache: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(compiled, "find_spec", lambda name: None)
     with pytest.raises(CannotCompile, match=r"pip install 'keycluster\[compiled\]'"):
         compiled_code(not_told)
+
+
+def test_few_runs_use_what_is_there_and_compile_nothing(cache: Path) -> None:
+    """A minute of compiling isn't worth it for a few seconds of runs."""
+    assert compiled_if_it_pays(not_told, simulated_s=1.0) is None
+    made = cache / compiled._key(HOT, compiled.code_sha256())
+    made.mkdir()
+    assert compiled_if_it_pays(not_told, simulated_s=1.0) == made
+    assert compiled_if_it_pays(not_told, simulated_s=PAYS_FROM_S) == made
+
+
+def test_many_runs_without_a_compiler_are_interpreted(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody asked for compiled code, so its lack is no failure, but it is told."""
+    told: list[str] = []
+    monkeypatch.setenv("CC", "there-is-no-such-compiler -O2")
+    assert compiled_if_it_pays(told.append, simulated_s=PAYS_FROM_S) is None
+    [text] = told
+    assert text.startswith("interpreted, ")
+    assert "there is no there-is-no-such-compiler" in text
 
 
 def test_worker_that_does_not_run_what_was_compiled_is_refused(tmp_path: Path) -> None:
