@@ -4,7 +4,7 @@ import inspect
 import re
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 
 import msgspec
 import pytest
@@ -18,15 +18,22 @@ from keycluster.client.operations import data, keys, labels
 from keycluster.cluster.wire import admin, operations
 from keycluster.cluster.wire import errors as wire_errors
 
-TYPES = {name: kind for module in (operations, admin) for name, kind in vars(module).items() if inspect.isclass(kind)}
+R = typing.TypeVar("R")
+
+TYPES: dict[str, type[msgspec.Struct]] = {
+    name: kind
+    for module in (operations, admin)
+    for name, kind in vars(module).items()
+    if inspect.isclass(kind) and issubclass(kind, msgspec.Struct)
+}
 NAMES = sorted(name.removesuffix("Request") for name in TYPES if name.endswith("Request"))
 
 
-def snake(name):
+def snake(name: str) -> str:
     return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
 
 
-def plain(annotation):
+def plain(annotation: object) -> object:
     """An annotation as callers see it: constraints left out, tuples as any sequence."""
     origin, inner = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is typing.Annotated:
@@ -34,20 +41,20 @@ def plain(annotation):
     if origin in (typing.Union, types.UnionType):
         return set(map(str, map(plain, inner)))
     if origin is tuple:
-        return Sequence[plain(inner[0])]
+        return types.GenericAlias(Sequence, (plain(inner[0]),))
     if origin is dict:
         return dict[str, str]
     return annotation
 
 
-def as_declared(annotation):
+def as_declared(annotation: object) -> object:
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
         return set(map(str, typing.get_args(annotation)))
     return annotation
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_method_has_its_requests_members(name):
+def test_method_has_its_requests_members(name: str) -> None:
     """Each request type has a method of its name, with its members as keyword arguments, typed and required alike."""
     method = getattr(RegionOperations, snake(name))
     hints = typing.get_type_hints(method)
@@ -67,7 +74,7 @@ def test_method_has_its_requests_members(name):
     assert method.__doc__
 
 
-def sample(annotation):
+def sample(annotation: object) -> object:
     """Some value of a request member's type."""
     origin, inner = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is typing.Annotated:
@@ -78,35 +85,43 @@ def sample(annotation):
         return [sample(inner[0])]
     if origin is dict:
         return {"name": "value"}
+    assert isinstance(annotation, type)
     if issubclass(annotation, msgspec.Struct):
         hints = typing.get_type_hints(annotation, include_extras=True)
         return annotation(**{name: sample(hint) for name, hint in hints.items()})
-    return {str: "text", bytes: b"bytes", int: 7, bool: True}[annotation]
+    samples: dict[type, object] = {str: "text", bytes: b"bytes", int: 7, bool: True}
+    return samples[annotation]
+
+
+class Recorded(Exception):
+    """The call got as far as it need."""
 
 
 @pytest.mark.parametrize("name", NAMES)
-async def test_method_sends_each_argument_as_the_member_of_its_name(name):
+async def test_method_sends_each_argument_as_the_member_of_its_name(name: str) -> None:
     """What is given reaches the request under its own name; the operation and the answer's type are the method's."""
     hints = typing.get_type_hints(TYPES[f"{name}Request"], include_extras=True)
     arguments = {member: sample(hint) for member, hint in hints.items()}
-    seen = []
+    seen: list[tuple[str, object, operations.Shape, float | None]] = []
 
     class Recorder(RegionOperations):
-        def __init__(self):
+        def __init__(self) -> None:
             pass
 
-        async def _call(self, operation, request, timeout):  # noqa: ASYNC109  # As the method it stands in for.
-            seen.append((operation, request, timeout))
+        def _call(self, operation: Operation[R], request: operations.Shape, timeout: float | None) -> Awaitable[R]:
+            seen.append((operation.name, operation.decoder.type, request, timeout))
+            raise Recorded
 
-    await getattr(Recorder(), snake(name))(**arguments, timeout=1.5)
-    [(operation, request, timeout)] = seen
-    assert (operation.name, timeout) == (name, 1.5)
-    assert operation.decoder.type is TYPES[f"{name}Response"]
+    with pytest.raises(Recorded):
+        await getattr(Recorder(), snake(name))(**arguments, timeout=1.5)
+    [(operation, answer_type, request, timeout)] = seen
+    assert (operation, timeout) == (name, 1.5)
+    assert answer_type is TYPES[f"{name}Response"]
     expected = {member: tuple(value) if isinstance(value, list) else value for member, value in arguments.items()}
     assert request == TYPES[f"{name}Request"](**expected)
 
 
-def test_operations_that_change_something_are_told_from_those_that_do_not():
+def test_operations_that_change_something_are_told_from_those_that_do_not() -> None:
     """Only what goes through the log carries a request id: nothing else is remembered by the region."""
     found = {
         operation.name: operation.is_change
@@ -118,7 +133,7 @@ def test_operations_that_change_something_are_told_from_those_that_do_not():
     assert found == {name: reads.match(name) is None for name in NAMES}
 
 
-def test_public_names_are_what_all_says():
+def test_public_names_are_what_all_says() -> None:
     """`from keycluster import …` gives every public name, and an unknown one is an AttributeError."""
     for name in keycluster.__all__:
         assert getattr(keycluster, name) is not None
@@ -128,7 +143,7 @@ def test_public_names_are_what_all_says():
         keycluster.no_such_name  # noqa: B018
 
 
-def test_errors_holds_every_error_of_the_wire():
+def test_errors_holds_every_error_of_the_wire() -> None:
     """`keycluster.errors` names all that a node can answer with, and what the client itself finds."""
     public = {name for name, kind in vars(client_errors).items() if inspect.isclass(kind)}
     assert set(client_errors.__all__) == public

@@ -13,8 +13,8 @@ from keycluster.client.surroundings import REAL, Surroundings
 from keycluster.client.transport import StreamBroken
 from keycluster.cluster.types import NodeId
 from keycluster.cluster.wire import frames, operations
-
-SECRET = "a secret that only tests use"
+from tests.client.fake_region import SECRET, AnyRequest, RegionOf
+from tests.client.loops import Run
 
 
 class MemoryNode:
@@ -28,8 +28,9 @@ class MemoryNode:
         self._output = b""
         self._answers: list[bytes] = []
         self._came = anyio.Event()
-        self._hello = None
-        self._challenge = frames.Challenge(bytes(32), "us-east-1", "n1")
+        self._hello: frames.Hello | None = None
+        self._challenge = frames.Challenge(bytes(32), "us-east-1", NodeId("n1"))
+        self._is_logged_in = False
         self._splitter = frames.FrameSplitter(frames.FRAME_BYTES_MAX)
 
     @property
@@ -59,9 +60,11 @@ class MemoryNode:
 
     def _answer(self, body: bytes) -> bytes:
         if self._hello is None:
-            self._hello = frames.decode_client_greeting(body)
+            hello = frames.decode_client_greeting(body)
+            assert isinstance(hello, frames.Hello)
+            self._hello = hello
             return frames.encode_greeting(self._challenge)
-        if self._challenge is not None:
+        if not self._is_logged_in:
             proof = frames.prove(
                 frames.session_key(SECRET),
                 frames.Side.SERVER,
@@ -69,13 +72,13 @@ class MemoryNode:
                 challenge=self._challenge,
                 certificate_sha256=frames.certificate_fingerprint(self.certificate),
             )
-            self._challenge = None
+            self._is_logged_in = True
             return frames.encode_greeting(frames.Welcome(proof, frames.FRAME_BYTES_MAX, 16))
         replies = [frames.Reply(request.id, False, _response(request)) for request in frames.decode_requests(body)]
         return frames.encode_replies(replies)
 
 
-def _response(request):
+def _response(request: AnyRequest) -> operations.Shape:
     if request.operation == "GenerateDataKey":
         return operations.GenerateDataKeyResponse(ciphertext_blob=b"blob", plaintext=bytes(32), key_id="arn:key/k")
     return operations.DisableKeyResponse()
@@ -94,6 +97,7 @@ def seeded(node: MemoryNode, seed: int, asked: list[tuple[str, int]]) -> Surroun
         new_request_id=lambda: rng.randbytes(16),
         new_jitter=lambda: random.Random(rng.getrandbits(32)),
         new_signing_key=lambda: ec.derive_private_key(rng.getrandbits(300), ec.SECP384R1()),
+        machine_seconds=lambda: 0.0,
     )
 
 
@@ -103,13 +107,14 @@ def client_of(surroundings: Surroundings) -> KeyClient:
     return KeyClient(endpoints, surroundings=surroundings)
 
 
-def test_bytes_are_the_same_with_the_same_surroundings(run):
+def test_bytes_are_the_same_with_the_same_surroundings(run: Run) -> None:
     """Log-in, changes and a signed message: nothing that is said comes from anywhere else."""
 
     async def body() -> None:
         said = []
         for seed in (1, 1, 2):
-            node, asked = MemoryNode(), []
+            node = MemoryNode()
+            asked: list[tuple[str, int]] = []
             async with client_of(seeded(node, seed, asked)) as client:
                 await client.disable_key(key_id="k")
                 await client.encrypt_text(b"text", key_id="k", suite=Suite.SIGNED)
@@ -120,7 +125,7 @@ def test_bytes_are_the_same_with_the_same_surroundings(run):
     run(body)
 
 
-def test_message_id_is_drawn_from_the_surroundings(run):
+def test_message_id_is_drawn_from_the_surroundings(run: Run) -> None:
     """An unsigned message has nothing else that is random: it is the same again."""
 
     async def body() -> None:
@@ -133,7 +138,7 @@ def test_message_id_is_drawn_from_the_surroundings(run):
     run(body)
 
 
-def test_request_id_is_asked_for_once_a_change(run, region_of):
+def test_request_id_is_asked_for_once_a_change(run: Run, region_of: RegionOf) -> None:
     """Readings have none; what is given reaches the node over a real connection."""
 
     async def body() -> None:

@@ -2,13 +2,14 @@
 
 import os
 import struct
+from collections.abc import Callable, Iterable, Mapping
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keycluster.client.envelope import format as envelope_format
-from keycluster.client.envelope.decryptor import HeaderReader
+from keycluster.client.envelope.decryptor import BodyReader, HeaderReader
 from keycluster.client.envelope.encryptor import MessageEncryptor
 from keycluster.client.envelope.format import (
     ContentType,
@@ -28,31 +29,43 @@ DATA_KEY = bytes(range(32))
 ENTRY = EncryptedDataKey(b"aws-kms", b"arn:aws:kms:us-east-1:123456789012:key/k", b"wrapped")
 
 
-def encryptor(suite, *, context=None, frame_bytes=16, data_key=DATA_KEY, entries=(ENTRY,)):
+def encryptor(
+    suite: Suite,
+    *,
+    context: Mapping[str, str] | None = None,
+    frame_bytes: int = 16,
+    entries: tuple[EncryptedDataKey, ...] = (ENTRY,),
+) -> MessageEncryptor:
     signer = Signer(REAL.new_signing_key()) if suite is Suite.SIGNED else None
-    context = dict(context or {})
+    members = dict(context or {})
     if signer is not None:
-        context["aws-crypto-public-key"] = signer.public_key
+        members["aws-crypto-public-key"] = signer.public_key
     return MessageEncryptor(
         suite=suite,
-        data_key=data_key,
+        data_key=DATA_KEY,
         encrypted_data_keys=entries,
-        context=context,
+        context=members,
         signer=signer,
         message_id=os.urandom(32),
         frame_bytes=frame_bytes,
     )
 
 
-def make(plaintext, suite, **options):
-    maker = encryptor(suite, **options)
+def make(plaintext: bytes, suite: Suite, *, context: Mapping[str, str] | None = None, frame_bytes: int = 16) -> bytes:
+    maker = encryptor(suite, context=context, frame_bytes=frame_bytes)
     return bytes(maker.header + maker.update(plaintext) + maker.finish())
 
 
-def read(portions, written=None, data_key=DATA_KEY, frame_bytes_max=1 << 20):
+def read(
+    portions: Iterable[bytes],
+    written: list[bytes] | None = None,
+    data_key: bytes = DATA_KEY,
+    frame_bytes_max: int = 1 << 20,
+) -> bytes:
     """Reads a message as decrypt_stream does. Plaintext is added to `written` as it would be written."""
     written = [] if written is None else written
-    reader, body = HeaderReader(), None
+    reader = HeaderReader()
+    body: BodyReader | None = None
     for portion in portions:
         if body is None:
             if reader.feed(portion) is not None:
@@ -62,11 +75,12 @@ def read(portions, written=None, data_key=DATA_KEY, frame_bytes_max=1 << 20):
             written.append(body.feed(portion))
     if body is None:
         reader.finish()
+    assert body is not None, "a message that ends within its header was let through"
     body.finish()
     return b"".join(written)
 
 
-def cut(content, sizes):
+def cut(content: bytes, sizes: list[int]) -> list[bytes]:
     """Cuts content into portions of the sizes, over and over."""
     portions, at, turn = [], 0, 0
     while at < len(content):
@@ -87,7 +101,9 @@ portion_sizes = st.lists(st.integers(1, 400), min_size=1, max_size=5)
 
 @given(st.binary(max_size=200), suites, contexts, st.integers(1, 64), portion_sizes, portion_sizes)
 @settings(max_examples=150, deadline=None)
-def test_message_in_any_portions_comes_back(plaintext, suite, context, frame_bytes, in_sizes, out_sizes):
+def test_message_in_any_portions_comes_back(
+    plaintext: bytes, suite: Suite, context: dict[str, str], frame_bytes: int, in_sizes: list[int], out_sizes: list[int]
+) -> None:
     """However plaintext and message are cut up, the same text comes back, frame by frame."""
     maker = encryptor(suite, context=context, frame_bytes=frame_bytes)
     message = maker.header + b"".join(maker.update(part) for part in cut(plaintext, in_sizes)) + maker.finish()
@@ -96,7 +112,7 @@ def test_message_in_any_portions_comes_back(plaintext, suite, context, frame_byt
 
 
 @pytest.mark.parametrize("suite", [Suite.SIGNED, Suite.UNSIGNED])
-def test_message_is_refused_at_every_cut(suite):
+def test_message_is_refused_at_every_cut(suite: Suite) -> None:
     """A message cut off anywhere never finishes, and what was written is a beginning of the text."""
     plaintext = bytes(range(70))
     message = make(plaintext, suite, context={"a": "b"})
@@ -108,7 +124,7 @@ def test_message_is_refused_at_every_cut(suite):
 
 
 @pytest.mark.parametrize("suite", [Suite.SIGNED, Suite.UNSIGNED])
-def test_any_flipped_bit_is_refused(suite):
+def test_any_flipped_bit_is_refused(suite: Suite) -> None:
     """A bit changed anywhere is an EnvelopeError, and nothing but true text is written before it."""
     plaintext = bytes(range(70))
     message = make(plaintext, suite, context={"a": "b"})
@@ -124,7 +140,7 @@ def test_any_flipped_bit_is_refused(suite):
 
 @given(st.binary(max_size=300))
 @settings(max_examples=300, deadline=None)
-def test_garbage_is_refused(content):
+def test_garbage_is_refused(content: bytes) -> None:
     """Bytes that are no message are an EnvelopeError, whole or in pieces."""
     with pytest.raises(EnvelopeError):
         read([content])
@@ -134,7 +150,7 @@ def test_garbage_is_refused(content):
 
 @given(st.data())
 @settings(max_examples=300, deadline=None)
-def test_spliced_messages_are_refused(data):
+def test_spliced_messages_are_refused(data: st.DataObject) -> None:
     """Parts of a message swapped, doubled, dropped or put in from another message under the same key are refused."""
     plaintext = bytes(range(64)) + b"tail"
     one, other = (make(plaintext, Suite.UNSIGNED) for _ in range(2))
@@ -154,7 +170,9 @@ def test_spliced_messages_are_refused(data):
 
 @given(st.binary(max_size=40), contexts, suites)
 @settings(max_examples=100, deadline=None)
-def test_header_parser_waits_or_decides_but_never_fails_otherwise(rest, context, suite):
+def test_header_parser_waits_or_decides_but_never_fails_otherwise(
+    rest: bytes, context: dict[str, str], suite: Suite
+) -> None:
     """Every beginning of a header is Incomplete with a need that grows; a header followed by anything is the header."""
     header = encryptor(suite, context=context).header[:-16]
     for length in range(len(header)):
@@ -166,7 +184,7 @@ def test_header_parser_waits_or_decides_but_never_fails_otherwise(rest, context,
 
 
 @given(contexts)
-def test_context_has_one_encoding(context):
+def test_context_has_one_encoding(context: dict[str, str]) -> None:
     """A context comes back, its encoding is sorted by UTF-8 bytes, and empty is no bytes at all."""
     encoded = encode_context(context)
     assert decode_context(encoded) == context
@@ -174,7 +192,7 @@ def test_context_has_one_encoding(context):
     assert (encoded == b"") == (not context)
 
 
-def field(text):
+def field(text: bytes) -> bytes:
     return struct.pack(">H", len(text)) + text
 
 
@@ -191,20 +209,20 @@ def field(text):
     ],
     ids=["half a count", "count 0", "no pair", "name twice", "trailing byte", "not UTF-8", "a pair missing"],
 )
-def test_malformed_context_is_refused(encoded):
+def test_malformed_context_is_refused(encoded: bytes) -> None:
     """What doesn't say each pair once, in UTF-8, to the last byte, is no context."""
     with pytest.raises(EnvelopeError):
         decode_context(encoded)
 
 
-def test_context_too_long_to_say_is_refused():
+def test_context_too_long_to_say_is_refused() -> None:
     """Names, values and the whole have 65,535 bytes at most."""
     for context in ({"a": "x" * 65_536}, {str(number): "x" * 600 for number in range(120)}):
         with pytest.raises(EnvelopeError, match="65535 is the limit"):
             encode_context(context)
 
 
-def test_wrong_data_key_is_refused_before_any_text():
+def test_wrong_data_key_is_refused_before_any_text() -> None:
     """Under another data key the commitment fails, with the same words as any other failure of the header."""
     message = make(b"text", Suite.UNSIGNED)
     written: list[bytes] = []
@@ -215,7 +233,7 @@ def test_wrong_data_key_is_refused_before_any_text():
         read([message], data_key=bytes(16))
 
 
-def test_commitment_is_checked_by_itself():
+def test_commitment_is_checked_by_itself() -> None:
     """A header whose tag verifies under a key that it doesn't commit to is refused: that is what the check is for."""
     maker = encryptor(Suite.UNSIGNED)
     header, count = decode_header(maker.header)
@@ -228,7 +246,7 @@ def test_commitment_is_checked_by_itself():
     assert count == len(forged)
 
 
-def test_frames_longer_than_allowed_are_refused():
+def test_frames_longer_than_allowed_are_refused() -> None:
     """Whoever decrypts bounds the memory a message can take, in frames and as one block."""
     message = make(b"x" * 100, Suite.UNSIGNED, frame_bytes=64)
     assert read([message], frame_bytes_max=64)
@@ -236,7 +254,7 @@ def test_frames_longer_than_allowed_are_refused():
         read([message], frame_bytes_max=63)
 
 
-def test_limits_of_the_header_hold_both_ways():
+def test_limits_of_the_header_hold_both_ways() -> None:
     """Too many or too long data keys, no data key, and impossible frame lengths are neither written nor read."""
     whole = encryptor(Suite.UNSIGNED).header
     start = whole.index(b"\x00\x01\x00\x07aws-kms")
@@ -258,19 +276,20 @@ def test_limits_of_the_header_hold_both_ways():
 
 
 @pytest.mark.parametrize("start", [b"\x01", b"\x02\x01\x78", b"\x02\x05\x79", b"\x03", b"AgV4"])
-def test_other_formats_are_refused_at_their_first_bytes(start):
+def test_other_formats_are_refused_at_their_first_bytes(start: bytes) -> None:
     """Version 1, suites without commitment and other files are told at once, before more is read."""
     with pytest.raises(EnvelopeError):
         HeaderReader().feed(start)
 
 
-def test_signed_and_unsigned_are_not_to_be_mixed():
+def test_signed_and_unsigned_are_not_to_be_mixed() -> None:
     """A signed message without its public key, and an unsigned one with one, are refused."""
     signer = Signer(REAL.new_signing_key())
-    for suite, context, given_signer in (
+    mixed: list[tuple[Suite, dict[str, str], Signer | None]] = [
         (Suite.SIGNED, {}, signer),
         (Suite.UNSIGNED, {"aws-crypto-public-key": signer.public_key}, None),
-    ):
+    ]
+    for suite, context, given_signer in mixed:
         maker = MessageEncryptor(
             suite=suite,
             data_key=DATA_KEY,
@@ -284,7 +303,7 @@ def test_signed_and_unsigned_are_not_to_be_mixed():
             read([maker.header])
 
 
-def test_public_key_that_is_no_point_is_refused():
+def test_public_key_that_is_no_point_is_refused() -> None:
     """Anything but a point of P-384 as public key is an EnvelopeError."""
     for value in ("", "AA==", "ä", "A" * 10):
         maker = MessageEncryptor(
@@ -300,7 +319,7 @@ def test_public_key_that_is_no_point_is_refused():
             read([maker.header])
 
 
-def test_message_has_no_more_frames_than_its_numbers_reach(monkeypatch):
+def test_message_has_no_more_frames_than_its_numbers_reach(monkeypatch: pytest.MonkeyPatch) -> None:
     """The frame counter never runs into the mark of the last frame."""
     monkeypatch.setattr("keycluster.client.envelope.encryptor.FRAMES_MAX", 3)
     maker = encryptor(Suite.UNSIGNED, frame_bytes=1)
@@ -309,7 +328,7 @@ def test_message_has_no_more_frames_than_its_numbers_reach(monkeypatch):
         maker.update(b"c")
 
 
-def test_signatures_have_the_length_that_aws_expects():
+def test_signatures_have_the_length_that_aws_expects() -> None:
     """103 bytes each time, as AWS's SDKs make them."""
     for _ in range(30):
         signer = Signer(REAL.new_signing_key())
@@ -317,7 +336,7 @@ def test_signatures_have_the_length_that_aws_expects():
         assert len(signer.footer()) == 2 + 103
 
 
-def forge(content_type, frame_bytes, rest):
+def forge(content_type: ContentType, frame_bytes: int, rest: Callable[[MessageKeys, bytes], bytes]) -> bytes:
     """An unsigned message whose header says what it likes and verifies; `rest(keys, message_id)` makes its body."""
     message_id = os.urandom(32)
     keys = MessageKeys(data_key=DATA_KEY, suite=Suite.UNSIGNED, message_id=message_id)
@@ -326,10 +345,10 @@ def forge(content_type, frame_bytes, rest):
     return body + keys.header_tag(body) + rest(keys, message_id)
 
 
-def test_block_longer_than_allowed_is_refused():
+def test_block_longer_than_allowed_is_refused() -> None:
     """A message without frames is held whole in memory, so it has the same bound as a frame."""
 
-    def block(keys, message_id):
+    def block(keys: MessageKeys, message_id: bytes) -> bytes:
         aad = envelope_format.single_aad(message_id, 100)
         return bytes(12) + struct.pack(">Q", 100) + keys.aead.encrypt(bytes(12), b"x" * 100, aad)
 
@@ -339,10 +358,10 @@ def test_block_longer_than_allowed_is_refused():
         read([message], frame_bytes_max=99)
 
 
-def test_last_frame_longer_than_the_others_is_refused():
+def test_last_frame_longer_than_the_others_is_refused() -> None:
     """The last frame's own length can't pass the bound that the header's frame length was checked against."""
 
-    def last_frame(keys, message_id):
+    def last_frame(keys: MessageKeys, message_id: bytes) -> bytes:
         nonce = envelope_format.frame_nonce(1)
         sealed = keys.aead.encrypt(nonce, b"x" * 17, envelope_format.last_frame_aad(message_id, 1, 17))
         return envelope_format.LAST_FRAME + nonce[-4:] + nonce + struct.pack(">I", 17) + sealed
