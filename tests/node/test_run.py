@@ -12,6 +12,7 @@ from keycluster.cli.node_process import failure_of
 from keycluster.cluster.keys.records import MemberRole, load_member
 from keycluster.cluster.seams import DEFAULT_LIMITS, ServeLimits, World
 from keycluster.cluster.store.errors import StoreFailed
+from keycluster.cluster.types import KeyId
 from keycluster.node.doors.limits import NEWCOMERS
 from keycluster.node.network import RealNetwork
 from keycluster.node.raft_driver import LogRetention
@@ -47,7 +48,7 @@ async def test_a_killed_leader_loses_nothing(tmp_path: Path) -> None:
         before = await region.create_key("n1")
         leader = await region.leader()
         alive = next(name for name in region.running if name != leader)
-        under_way: list[object] = []
+        under_way: list[KeyId] = []
 
         async def create() -> None:
             under_way.append(await region.create_key(alive))
