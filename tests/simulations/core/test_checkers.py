@@ -19,8 +19,9 @@ from keycluster.simulations.core.findings import Found
 from keycluster.simulations.core.machine import Machine
 from keycluster.simulations.core.member import DurableLog
 from keycluster.simulations.core.rollback import WITNESS
-from keycluster.simulations.core.run import CoreRun, draw_shape
+from keycluster.simulations.core.run import CoreRun
 from keycluster.simulations.core.safety import RaftSafety
+from keycluster.simulations.core.shape import draw_shape
 from keycluster.simulations.core.world import World
 from keycluster.simulations.faults import FaultKind
 from keycluster.simulations.runs import RunSpec, Simulator
@@ -155,8 +156,16 @@ def test_cluster_time_that_falls_is_found(world: World) -> None:
     checks.shows_time(machine, ClusterTime(machine.time + 5))
     checks.shows_time(machine, None)
     finds(contract.TIME_FALLS, lambda: checks.shows_time(machine, ClusterTime(machine.time - 1)))
-    checks.stamps(machine, ClusterTime(machine.stamped + 5))
-    finds(contract.TIME_FALLS, lambda: checks.stamps(machine, ClusterTime(machine.stamped - 1)))
+    checks.stamps(machine, ClusterTime(machine.stamped + 5), 0, ns_max=0)
+    finds(contract.TIME_FALLS, lambda: checks.stamps(machine, ClusterTime(machine.stamped - 1), 0, ns_max=0))
+
+
+def test_running_time_ahead_of_all_clocks_is_found(world: World) -> None:
+    """Whatever wall clocks say: it can't have gone on for longer than there was."""
+    machine = world.machines[N1]
+    checks = contract.Contract(world.machines)
+    checks.stamps(machine, machine.stamped, SECOND, ns_max=SECOND)
+    finds(contract.RUNNING_TIME, lambda: checks.stamps(machine, machine.stamped, 2 * SECOND, ns_max=SECOND))
 
 
 def test_states_that_differ_are_found(world: World) -> None:

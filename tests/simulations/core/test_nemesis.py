@@ -10,7 +10,7 @@ from keycluster.simulations.core import changes
 from keycluster.simulations.core.machine import Machine
 from keycluster.simulations.core.run import SUPPORTED, CoreRun
 from keycluster.simulations.core.shape import draw_shape
-from keycluster.simulations.faults import Fault, FaultKind
+from keycluster.simulations.faults import MINUTE, Fault, FaultKind, Leap
 from keycluster.simulations.runs import RunSpec, Simulator
 from keycluster.simulations.trace import Trace
 
@@ -39,10 +39,20 @@ def leader_of(core: CoreRun) -> Machine:
     return leader
 
 
+def remove(core: CoreRun, node: NodeId) -> None:
+    """Asks until a leader agrees."""
+    core.run_while(lambda: not changes.remove(core, node), ns_max=5 * SECOND)
+
+
+def until_counted(core: CoreRun, kind: str, count: int) -> None:
+    """Until the nemesis has counted that fault so often; it had one less."""
+    core.run_while(lambda: core.nemesis.counts[kind] == count - 1, ns_max=3 * SECOND)
+
+
 def test_victims_are_members(core: CoreRun) -> None:
     """Who was removed runs on, and nothing hangs on what becomes of them; so few of the faults are theirs."""
     for gone in (N4, N5):
-        core.run_while(lambda gone=gone: not changes.remove(core, gone), ns_max=5 * SECOND)
+        remove(core, gone)
         core.run_for(5 * SECOND)
     rng, hit = random.Random(1), Counter[bool]()
     for _ in range(DRAWS):
@@ -66,7 +76,7 @@ def test_old_leader_comes_back_when_the_next_one_leads(core: CoreRun) -> None:
         old = leader_of(core)
         assert core.nemesis._ambushes.until_successor(a_fault(FaultKind.PARTITION), random.Random(seed)) is not None
         alone = old.disk.log
-        core.run_while(lambda seed=seed: core.nemesis.counts["partition"] == seed, ns_max=3 * SECOND)
+        until_counted(core, "partition", seed + 1)
         assert leader_of(core) is not old
         assert not alone.has(alone.last_index, leader_of(core).disk.log.term(leader_of(core).disk.log.last_index))
         assert all((old.node, node) not in core.network.cut for node in core.machines if node != leader_of(core).node)
@@ -81,7 +91,7 @@ def test_leader_is_lost_in_the_joint_phase(core: CoreRun) -> None:
         gone = next(node for node in membership.voters if node != leader.node)
         assert changes.remove(core, gone)
         core.nemesis._ambushes.in_joint_phase(a_fault(FaultKind.REMOVE), random.Random(seed))
-        core.run_while(lambda seed=seed: core.nemesis.counts["remove"] == seed, ns_max=3 * SECOND)
+        until_counted(core, "remove", seed + 1)
         assert leader.disk.state.membership == membership
         core.run_for(6 * SECOND)
 
@@ -109,3 +119,32 @@ def test_second_hand_over_that_a_voter_hears_of_first(core: CoreRun) -> None:
     core.run_for(100 * MILLISECOND)
     assert core.nemesis.counts["transfer"] == 1
     assert leader_of(core).leads_in == term + 2
+
+
+def test_all_wall_clocks_leap_together(core: CoreRun) -> None:
+    """Of machines that come later too; monotonic clocks don't, and what is taken back is so everywhere."""
+    walls = [machine.wall(core.t) for machine in core.machines.values()]
+    shown = [machine.now(core.t) for machine in core.machines.values()]
+    core.nemesis._leap(a_fault(FaultKind.WALL_LEAP), Leap(20 * MINUTE, is_taken_back=True))
+    assert [machine.wall(core.t) for machine in core.machines.values()] == [wall + 20 * MINUTE for wall in walls]
+    assert [machine.now(core.t) for machine in core.machines.values()] == shown
+    assert core.add_machine(NodeId("n9")).wall(core.t) == pytest.approx(walls[0] + 20 * MINUTE, abs=3 * SECOND)
+    core.run_for(SECOND)
+    assert {core.machines[NodeId(node)].wall(core.t) - SECOND for node in ("n1", "n2")} == set(walls[:2])
+    assert core.nemesis.counts["wall-leap"] == 1
+
+
+def test_leap_waits_until_somebody_campaigns(core: CoreRun) -> None:
+    """It falls between two leaders' cluster times."""
+    leapt_in = []
+    term = leader_of(core).leads_in
+    fault = a_fault(FaultKind.WALL_LEAP)
+    assert term is not None
+    assert core.nemesis._ambushes.at_succession(fault, lambda: leapt_in.append(core.t))
+    core.run_for(500 * MILLISECOND)
+    assert not leapt_in
+    core.cut_off(leader_of(core).node)
+    core.run_for(2 * SECOND)
+    [at] = leapt_in
+    assert at < core.t
+    assert max(machine.disk.hard_state.term for machine in core.machines.values()) > term

@@ -7,7 +7,7 @@ from random import Random
 
 import trio
 
-from keycluster.cluster.seams import TlsIdentity
+from keycluster.cluster.seams import ByteStream, TlsIdentity
 from keycluster.cluster.types import NodeId, WallTime
 from keycluster.node.pki import (
     Authority,
@@ -75,7 +75,8 @@ class Machines:
                 task_status=task_status,
             )
 
-        return await self.nursery.start(serve)  # type: ignore[no-any-return]
+        served: str = await self.nursery.start(serve)
+        return served
 
     async def dial_peer(self, source: str, target: str) -> SimStream:
         stream = await self.of(source).dial_peer(
@@ -98,7 +99,7 @@ class Machines:
         return connection.dialler, connection.listener
 
 
-async def read_to_end(stream: SimStream, received: bytearray | None = None) -> bytearray:
+async def read_to_end(stream: ByteStream, received: bytearray | None = None) -> bytearray:
     """All that comes; ends with the stream, in whatever way."""
     received = bytearray() if received is None else received
     with suppress(trio.BrokenResourceError, trio.ClosedResourceError):

@@ -13,6 +13,7 @@ from keycluster.client.transport import StreamBroken
 from keycluster.cluster.wire import operations as wire
 from keycluster.cluster.wire.errors import InvalidSignatureException
 from keycluster.node.config import NodeConfig
+from keycluster.node.network import PortStatistics
 from keycluster.simulations.region.clients import ClientStream, ClientWorld, SimClient, surroundings
 from keycluster.simulations.region.region import ACCESS_KEY, NATIVE_PORT, REGION, SimRegion
 from keycluster.simulations.workload.doors import NativeDoor
@@ -127,18 +128,20 @@ def test_killed_program_leaves_its_connections_and_nothing_runs_on() -> None:
     """What it was doing ends where it stands; its machine's next program is another process."""
 
     async def body(region: SimRegion) -> object:
-        client, came_back = SimClient("c0", world_of(region)), []
+        client = SimClient("c0", world_of(region))
+        came_back: list[Caller] = []
 
         async def use(caller: Caller) -> None:
             assert isinstance(caller.door, NativeDoor)
-            await trio.sleep_forever()
+            await trio.Event().wait()  # For ever.
             came_back.append(caller)
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(used, client, use)
             await trio.sleep(1.0)
             before = [port.connections for address, port in statistics(region).items()]
-            assert client.process is not None
+            killed = client.process
+            assert killed is not None
             client.kill()
             await trio.sleep(1.0)
             after = [port.connections for address, port in statistics(region).items()]
@@ -148,7 +151,7 @@ def test_killed_program_leaves_its_connections_and_nothing_runs_on() -> None:
     assert in_region(body) == (1, 0, [])
 
 
-def statistics(region: SimRegion):  # type: ignore[no-untyped-def]
+def statistics(region: SimRegion) -> dict[str, PortStatistics]:
     ports = region.network.statistics()
     return {address: port for address, port in ports.items() if address.endswith(f":{NATIVE_PORT}")}
 

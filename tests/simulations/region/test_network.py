@@ -3,7 +3,7 @@
 import pytest
 import trio
 
-from keycluster.cluster.seams import ByteStream, DialError, ServeLimits, TlsIdentity
+from keycluster.cluster.seams import DEFAULT_LIMITS, ByteStream, DialError, ServeLimits, StreamHandler, TlsIdentity
 from keycluster.node.pki import AuthorityName
 from keycluster.simulations.region.process import Process, process_of
 from tests.simulations.region.machines import Machines, authority, identity, public_key, read_to_end, run
@@ -17,24 +17,32 @@ async def echo(stream: ByteStream) -> None:
         await stream.send_all(content.upper())
 
 
-async def serve_native(machines: Machines, node: str, handler=echo, address: str | None = None, **named: object) -> str:
+async def serve_native(
+    machines: Machines,
+    node: str,
+    handler: StreamHandler = echo,
+    address: str | None = None,
+    limits: ServeLimits = DEFAULT_LIMITS,
+) -> str:
     async def serve(task_status: trio.TaskStatus[str]) -> None:
         await machines.of(node).serve_native(
             address or f"{node}.test:7100",
             handler,
             identity=identity(node, name=AuthorityName.CLIENT),
+            limits=limits,
             task_status=task_status,
-            **named,
         )
 
-    return await machines.nursery.start(serve)
+    served: str = await machines.nursery.start(serve)
+    return served
 
 
 async def serve_plain(machines: Machines, node: str, address: str, tls: TlsIdentity | None = None) -> str:
     async def serve(task_status: trio.TaskStatus[str]) -> None:
         await machines.of(node).serve_plain(address, echo, identity=tls, task_status=task_status)
 
-    return await machines.nursery.start(serve)
+    served: str = await machines.nursery.start(serve)
+    return served
 
 
 def test_peers_talk_and_know_each_other() -> None:

@@ -34,7 +34,8 @@ def test_stopped_process_takes_no_step_and_goes_on_later() -> None:
     """A deadline that passed meanwhile shows once, at the end of the pause; others aren't held up."""
 
     async def main(nursery: trio.Nursery) -> None:
-        stopped, other = [], []
+        stopped: list[float] = []
+        other: list[float] = []
         process = Process("n1")
         nursery.start_soon(process.run, tick, stopped)
         nursery.start_soon(Process("n2").run, tick, other)

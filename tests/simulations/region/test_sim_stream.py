@@ -259,9 +259,15 @@ def test_tasks_that_wait_learn_of_the_end() -> None:
     async def main(machines: Machines) -> None:
         for closes, error in ((True, trio.ClosedResourceError), (False, trio.BrokenResourceError)):
             dialled, _ = machines.connect("n1", "n2")
-            ended = []
+            ended: list[str] = []
 
-            async def wait(call: str, argument: object, dialled=dialled, error=error, ended=ended) -> None:
+            async def wait(
+                call: str,
+                argument: object,
+                dialled: SimStream = dialled,
+                error: type[Exception] = error,
+                ended: list[str] = ended,
+            ) -> None:
                 with pytest.raises(error):
                     await getattr(dialled, call)(argument)
                 ended.append(call)

@@ -13,7 +13,8 @@ def test_callbacks_run_at_their_instants_in_order(instants: list[int], seed: int
     """To the nanosecond; those of one instant in the order they were asked for."""
 
     async def main() -> list[tuple[int, int, int]]:
-        wire, ran = Wire(), []
+        wire = Wire()
+        ran: list[tuple[int, int, int]] = []
         async with trio.open_nursery() as nursery:
             await nursery.start(wire.run)
             for number, instant in enumerate(instants):
@@ -30,7 +31,8 @@ def test_callback_may_ask_for_more() -> None:
     """For now, which comes before any task runs again, or for later; and it may wake tasks."""
 
     async def main() -> list[object]:
-        wire, woken, ran = Wire(), trio.Event(), []
+        wire, woken = Wire(), trio.Event()
+        ran: list[object] = []
 
         def first() -> None:
             ran.append("first")
