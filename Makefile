@@ -26,7 +26,7 @@ sim: $(INSTALLED)
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy -p keycluster
+	$(BIN)/mypy -p keycluster -p tests
 	$(BIN)/lint-imports
 
 # The pinned packages with their hashes, then this checkout itself, editable and without asking for anything more.
