@@ -43,7 +43,10 @@ NODE_VALIDITY = timedelta(days=10 * 365)
 """Long, because the pinned key is what admits, and a row's removal what ends it; nothing renews certificates yet."""
 
 BACKDATING = timedelta(hours=1)
-"""A certificate is valid a little before it was made: nodes' clocks may differ by 60 s (security.md, 6)."""
+"""An authority is valid a little before it was made: nodes' clocks may differ by 60 s (security.md, 6).
+
+What it issues is valid since it is itself. It is issued at cluster time, which never goes back: after clocks that ran
+ahead were put right, it may be hours ahead of every clock that a certificate is judged by."""
 
 
 class AuthorityName(StrEnum):
@@ -109,7 +112,12 @@ def new_authority(name: AuthorityName, region: str, *, entropy: Entropy, now: Wa
     subject = _name(f"keycluster {region} {name} CA")
     public_key = public_key_of_private(private_key)
     builder = _builder(
-        entropy, issuer=subject, subject=subject, public_key=public_key, now=now, validity=AUTHORITY_VALIDITY
+        entropy,
+        issuer=subject,
+        subject=subject,
+        public_key=public_key,
+        since=_moment(now) - BACKDATING,
+        until=_moment(now) + AUTHORITY_VALIDITY,
     )
     key_usage = _key_usage(digital_signature=False, key_cert_sign=True)
     builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
@@ -130,7 +138,12 @@ def issue_certificate(
     if authority.name is AuthorityName.PEER:
         usages.append(ExtendedKeyUsageOID.CLIENT_AUTH)
     builder = _builder(
-        entropy, issuer=issuer.subject, subject=_name(node), public_key=public_key, now=now, validity=NODE_VALIDITY
+        entropy,
+        issuer=issuer.subject,
+        subject=_name(node),
+        public_key=public_key,
+        since=issuer.not_valid_before_utc,
+        until=_moment(now) + NODE_VALIDITY,
     )
     issuer_key = x509.AuthorityKeyIdentifier.from_issuer_public_key(_load_private(authority.private_key).public_key())
     names = x509.SubjectAlternativeName([_general_name(host) for host in dict.fromkeys(hosts)])
@@ -201,7 +214,7 @@ def _moment(time: WallTime | ClusterTime) -> datetime:
 
 
 def _builder(
-    entropy: Entropy, *, issuer: x509.Name, subject: x509.Name, public_key: bytes, now: WallTime, validity: timedelta
+    entropy: Entropy, *, issuer: x509.Name, subject: x509.Name, public_key: bytes, since: datetime, until: datetime
 ) -> x509.CertificateBuilder:
     loaded = load_der_public_key(public_key)
     if not isinstance(loaded, ec.EllipticCurvePublicKey):
@@ -213,8 +226,8 @@ def _builder(
         .subject_name(subject)
         .public_key(loaded)
         .serial_number(serial)
-        .not_valid_before(_moment(now) - BACKDATING)
-        .not_valid_after(_moment(now) + validity)
+        .not_valid_before(since)
+        .not_valid_after(until)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(loaded), critical=False)
     )
 

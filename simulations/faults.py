@@ -46,6 +46,7 @@ class FaultKind(StrEnum):
     CLIENT_PAUSE = "client-pause"
     DRIFT = "drift"  # Machines' clocks run at different rates, within the bound.
     WALL_JUMP = "wall-jump"  # The wall clock of a machine jumps.
+    WALL_LEAP = "wall-leap"  # The wall clocks of all machines leap together, by minutes to an hour.
     DISK_SLOW = "disk-slow"
     DISK_STALL = "disk-stall"  # It answers nothing for a while.
     APPLY_HANG = "apply-hang"  # A member's apply makes no progress, though all else of it runs.
@@ -127,6 +128,7 @@ SHAPES: dict[FaultKind, Shape] = {
     FaultKind.CLIENT_PAUSE: Shape(10 * MILLISECOND, 4 * SECOND, 0.5),
     FaultKind.DRIFT: Shape(1 * SECOND, 10 * SECOND, 0.5),
     FaultKind.WALL_JUMP: Shape(500 * MILLISECOND, 8 * SECOND, 0.5),
+    FaultKind.WALL_LEAP: Shape(500 * MILLISECOND, 8 * SECOND),
     FaultKind.DISK_SLOW: _LONG,
     FaultKind.DISK_STALL: _LEASE_LONG,
     FaultKind.APPLY_HANG: Shape(50 * MILLISECOND, 3 * SECOND),
@@ -155,6 +157,21 @@ CALM_CHANCE = 0.6  # That a seed has calm windows, in which no fault begins.
 STORM_NS = (2 * SECOND, 8 * SECOND)
 CALM_NS = (2 * SECOND, 6 * SECOND)
 NODES_USUAL = 3  # With more there is more time between faults, in proportion.
+
+MINUTE = 60 * SECOND
+LEAPS_NS = (
+    (1 * MINUTE, 9 * MINUTE),
+    (11 * MINUTE, 59 * MINUTE),
+    (11 * MINUTE, 59 * MINUTE),
+    (60 * MINUTE, 65 * MINUTE),
+)
+"""From and to, one is drawn: less and more than request ids are remembered for (10 minutes of running time), and enough
+to hold destruction (an hour)."""
+LEAPT_NS_MAX = 10 * 3_600 * SECOND
+"""What all leaps of a run may come to, either way: less than a day in all, so that nothing comes due that waits for
+days."""
+LEAP_BACK_CHANCE = 0.2
+TAKEN_BACK_CHANCE = 0.25  # That a leap was a time server's error, which is put right when the fault is over.
 
 KIND_CHANCE = 0.5  # That a seed has a kind at all.
 KIND_RATES = (0.2, 1.0, 1.0, 5.0)  # How often, against the other kinds of the same seed.
@@ -212,3 +229,19 @@ def _draw(
             strength=rng.random(),
             seed=rng.getrandbits(48),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Leap:
+    """What a `WALL_LEAP` is to do."""
+
+    by_ns: int
+    is_taken_back: bool
+    """When the fault is over; else it stays, as after the suspension of a whole region."""
+
+
+def draw_leap(rng: random.Random, *, leapt_ns: int) -> Leap | None:
+    """`leapt_ns` is what all clocks have leapt by so far. None: with this one it would be too far from true time."""
+    by_ns = rng.randint(*rng.choice(LEAPS_NS)) * (-1 if rng.random() < LEAP_BACK_CHANCE else 1)
+    leap = Leap(by_ns, rng.random() < TAKEN_BACK_CHANCE)
+    return leap if abs(leapt_ns + by_ns) <= LEAPT_NS_MAX else None

@@ -143,6 +143,22 @@ class Ambushes:
 
     # Others
 
+    def at_succession(self, fault: Fault, act: Callable[[], None]) -> bool:
+        """Soon after somebody else campaigns. False if nobody leads."""
+        leads = self._leads_in()
+        if leads is None:
+            return False
+        _, term = leads
+
+        def acts() -> None:
+            act()
+            self._happened(fault, "somebody campaigns")
+
+        self._when(
+            lambda: any(m.disk.hard_state.term > term for m in self._world.machines.values()), acts, ns_max=RELAY_NS_MAX
+        )
+        return True
+
     def restart_before_vote(self, fault: Fault, rng: random.Random) -> str | None:
         """A voter starts again just before another one, which the leader doesn't reach, asks for its vote."""
         leads = self._leads_in()

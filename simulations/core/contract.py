@@ -7,13 +7,13 @@
 - At most one leader serves, and none that has told another one to take over, for the rest of its term (L8).
 - A leader commits entries of older terms only along with one of its own (dissertation 3.6.2): what comes of it
   otherwise takes half a dozen crashes to be seen.
-- A replica's settled index and its cluster time never fall.
+- A replica's settled index and its cluster time never fall. Running time is never more than has passed.
 - States are equal at equal index.
 """
 
 from collections.abc import Callable, Mapping
 
-from keycluster.cluster.types import ClusterTime, Instant, LogIndex, NodeId, Term
+from keycluster.cluster.types import MILLISECOND, ClusterTime, Instant, LogIndex, NodeId, Term
 from keycluster.simulations.core.findings import Found
 from keycluster.simulations.core.lease_checks import (
     require_counted,
@@ -30,6 +30,8 @@ COMMITMENT = "commitment"
 GIVEN_UP = "serves-after-hand-over"
 SETTLED_FALLS = "settled-falls"
 TIME_FALLS = "cluster-time"
+RUNNING_TIME = "running-time"
+ROUNDING_NS_MAX = 1 * MILLISECOND  # Of clocks whose rates change.
 DIVERGED = "states-diverge"
 
 
@@ -139,8 +141,10 @@ class Contract:
             raise Found(TIME_FALLS, f"{machine.node}: from {machine.time} back to {time}")
         machine.time = time
 
-    def stamps(self, machine: Machine, time: ClusterTime) -> None:
-        """The time that the replica gives a command."""
+    def stamps(self, machine: Machine, time: ClusterTime, running_ns: int, *, ns_max: int) -> None:
+        """The times that the replica gives a command; `ns_max` have passed since the beginning by the fastest clock."""
+        if running_ns > ns_max + ROUNDING_NS_MAX:
+            raise Found(RUNNING_TIME, f"{machine.node} says {running_ns} ns of no more than {ns_max}")
         if time < machine.stamped:
             raise Found(TIME_FALLS, f"{machine.node} stamped a command with {machine.stamped}, and then with {time}")
         machine.stamped = time

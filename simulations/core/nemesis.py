@@ -19,7 +19,7 @@ from keycluster.simulations.core.member import Disk
 from keycluster.simulations.core.network import Link
 from keycluster.simulations.core.rollback import RollBacks
 from keycluster.simulations.core.served import ServedWorld
-from keycluster.simulations.faults import Fault, FaultKind
+from keycluster.simulations.faults import Fault, FaultKind, Leap, draw_leap
 from keycluster.simulations.trace import What
 
 SEEKS_LEADER = 0.5
@@ -296,6 +296,22 @@ class Nemesis:
     def _jump_back(self, machine: Machine, by: int) -> None:
         machine.wall_offset_ns -= by
 
+    def _wall_leap(self, fault: Fault, rng: random.Random) -> str | None:
+        """Half of them wait until somebody campaigns: cluster time is about to change hands."""
+        leap = draw_leap(rng, leapt_ns=self._world.wall_leapt_ns)
+        if leap is None:
+            return None
+        if rng.random() < AMBUSH_CHANCE and self._ambushes.at_succession(fault, partial(self._leap, fault, leap)):
+            return f"by {leap.by_ns}, once leadership is in doubt"
+        self._leap(fault, leap)
+        return f"by {leap.by_ns}"
+
+    def _leap(self, fault: Fault, leap: Leap) -> None:
+        self.counts[fault.kind.value] += 1
+        self._world.leap(leap.by_ns)
+        if leap.is_taken_back:
+            self._later(fault.for_ns, partial(self._world.leap, -leap.by_ns))
+
     def _disk_slow(self, fault: Fault, rng: random.Random) -> str | None:
         victim = self._victim(rng)
         if victim is None:
@@ -376,6 +392,7 @@ SPRINGS_LATER = frozenset(
         FaultKind.CRASH_AT_WRITE,
         FaultKind.PAUSE_BEFORE_OUTPUT,
         FaultKind.ROLLED_BACK,
+        FaultKind.WALL_LEAP,
     }
 )
 """Counted when they happen, not when they are set up."""
@@ -400,6 +417,7 @@ ACTS: Final[dict[FaultKind, Act]] = {
     FaultKind.PAUSE_BEFORE_OUTPUT: lambda nemesis, fault, rng: nemesis._trap(TrapKind.PAUSE_BEFORE_OUTPUT, fault, rng),
     FaultKind.DRIFT: Nemesis._drift,
     FaultKind.WALL_JUMP: Nemesis._wall_jump,
+    FaultKind.WALL_LEAP: Nemesis._wall_leap,
     FaultKind.DISK_SLOW: Nemesis._disk_slow,
     FaultKind.DISK_STALL: Nemesis._disk_stall,
     FaultKind.APPLY_HANG: Nemesis._apply_hang,

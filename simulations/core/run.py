@@ -82,7 +82,7 @@ class CoreRun(ServedWorld):
         clock = self._shape.clock_of(node)
         machine = super().add_machine(node, ppm=ppm or clock.ppm)
         machine.az = self._shape.az_of(node)
-        machine.wall_offset_ns = machine.wall_offset_founded_ns = clock.wall_offset_ns
+        machine.wall_offset_ns = machine.wall_offset_founded_ns = clock.wall_offset_ns + self.wall_leapt_ns
         return machine
 
     def run(self) -> list[Failure]:
@@ -116,9 +116,9 @@ class CoreRun(ServedWorld):
 
     def _recover_with_majority(self) -> None:
         self._drop_changes_to_come()
+        self.nemesis.end()  # Puts newest disks back, which may know of other configurations.
         healed = self._draw_majority()
         self.trace.note(self.t, "nemesis", "heals", *healed)
-        self.nemesis.end()
         for node in self.machines:
             if node in healed:
                 self.resume(node)

@@ -23,7 +23,7 @@ from keycluster.cluster.witness import RolledBack
 from keycluster.simulations.core import votes
 from keycluster.simulations.core.contract import Contract
 from keycluster.simulations.core.door import Door
-from keycluster.simulations.core.machine import ANY_LIFE, NO_TICK, Give, Machine, Trap, TrapKind
+from keycluster.simulations.core.machine import ANY_LIFE, NO_TICK, PPM, Give, Machine, Trap, TrapKind
 from keycluster.simulations.core.member import Disk, DurableLog, Member
 from keycluster.simulations.core.network import Network
 from keycluster.simulations.core.promises import require_kept
@@ -70,6 +70,7 @@ class World:
         self.contract.on_role = self._role_changed
         self.safety = RaftSafety()
         self.storage = Storage(self)
+        self.wall_leapt_ns = 0  # All wall clocks together.
         self._heap: list[Event] = []
         self._held: list[tuple[Machine, _Sent]] = []  # On clogged links.
         self._events = 0
@@ -99,7 +100,7 @@ class World:
         votes.started(machine, now)
 
         def stamp_and_look(command: bytes, time: ClusterTime, running_ns: int) -> bytes:
-            self.contract.stamps(machine, time)
+            self.contract.stamps(machine, time, running_ns, ns_max=self.t * (PPM + self.raft.drift_ppm) // PPM)
             return stamp(command, time, running_ns)
 
         machine.member = Member(
@@ -338,6 +339,13 @@ class World:
         machine.set_rate(ppm, self.t)
         if machine.member is not None and machine.wakes_at != NO_TICK:
             self._wake(machine)
+
+    def leap(self, by_ns: int) -> None:
+        """All wall clocks are set to another time at once, also those of machines that are off, or yet to come."""
+        self.wall_leapt_ns += by_ns
+        for machine in self.machines.values():
+            machine.wall_offset_ns += by_ns
+            machine.wall_offset_founded_ns += by_ns
 
     def set_disk_stalls(self, node: NodeId, stalls: bool) -> None:
         """No write completes until it is set back."""

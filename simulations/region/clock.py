@@ -32,7 +32,7 @@ class SimClock:
         self._ppm = 0
         self.usual_ppm = ppm
         """The rate that it has when nothing is done to it."""
-        self._wall_minus_now_ns = WALL_EPOCH_NS + wire.now_ns + wall_offset_ns - base_ns
+        self._wall_minus_now_ns = WALL_EPOCH_NS + wire.now_ns + wall_offset_ns - base_ns  # But for leaps.
         self.set_rate(ppm)
 
     @property
@@ -41,15 +41,15 @@ class SimClock:
 
     @property
     def wall_error_ns(self) -> int:
-        """How far the wall clock is ahead of true time."""
-        return self.wall() - (WALL_EPOCH_NS + self._wire.now_ns)
+        """How far the wall clock is ahead of what right ones say."""
+        return self.wall() - (WALL_EPOCH_NS + self._wire.now_ns + self._wire.leapt_ns)
 
     def now(self) -> Instant:
         passed = self._wire.now_ns - self._since_ns
         return Instant(self._now_then_ns + passed + passed * self._ppm // PPM)
 
     def wall(self) -> WallTime:
-        return WallTime(self.now() + self._wall_minus_now_ns)
+        return WallTime(self.now() + self._wall_minus_now_ns + self._wire.leapt_ns)
 
     def set_rate(self, ppm: int) -> None:
         """From now on; what `now` says goes on from where it is."""

@@ -17,7 +17,7 @@ from keycluster.simulations.faults import Fault, FaultKind
 from keycluster.simulations.region.nemesis import Nemesis, Strike
 from keycluster.simulations.region.node import SimNode
 from keycluster.simulations.region.node_faults import NO_LOG_KEPT
-from keycluster.simulations.workload.behind import Behind
+from keycluster.simulations.workload.behind import Behind, miss_a_change
 
 OVERTAKEN_CHANCE = 0.4
 OVERTAKEN_NS_MIN = 1_300 * MILLISECOND  # Longer than its lease, so that the others go on meanwhile.
@@ -27,7 +27,7 @@ WHOLE_S_MAX = 12.0  # Of the client's life.
 def lag(nemesis: Nemesis, fault: Fault, rng: random.Random) -> str | None:
     leader = nemesis.region.leader()
     others = [node for node in nemesis.region.serving() if node is not leader]
-    if leader is None or not leader.serves or not others or nemesis.miss_a_change is None:
+    if leader is None or not leader.serves or not others or nemesis.one_off is None:
         return None
     node, is_overtaken = rng.choice(others), rng.random() < OVERTAKEN_CHANCE
     lives = leader.lives, node.lives
@@ -39,8 +39,8 @@ def lag(nemesis: Nemesis, fault: Fault, rng: random.Random) -> str | None:
         nemesis.took_effect(fault)
         return True
 
-    behind = Behind(node.name, leader.name, begin)
-    nemesis.in_background(partial(_watch, partial(nemesis.miss_a_change, f"w{fault.number}", behind)))
+    step = partial(miss_a_change, behind=Behind(node.name, leader.name, begin))
+    nemesis.in_background(partial(_watch, partial(nemesis.one_off, f"w{fault.number}", step)))
     return f"{node.name} behind {leader.name}{', overtaken' if is_overtaken else ''}"
 
 

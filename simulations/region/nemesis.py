@@ -24,7 +24,7 @@ from keycluster.simulations.region.clients import SimClient
 from keycluster.simulations.region.node import SimNode
 from keycluster.simulations.region.region import SimRegion
 from keycluster.simulations.trace import Trace, What
-from keycluster.simulations.workload.behind import Behind
+from keycluster.simulations.workload.turns import Step
 
 Strike = Callable[["Nemesis", Fault, random.Random], str | None]
 """Does it, and says what was done to whom; None: nothing."""
@@ -35,6 +35,7 @@ SPRINGS_LATER = frozenset(
         FaultKind.CRASH_AT_WRITE,
         FaultKind.PAUSE_BEFORE_OUTPUT,
         FaultKind.LAG,
+        FaultKind.WALL_LEAP,
         FaultKind.DISK_ERROR,
         FaultKind.RESTART,
         FaultKind.UPGRADE,
@@ -63,8 +64,8 @@ class Nemesis:
         """Names on the network that may find themselves on either side of a cut."""
         self.programs: Sequence[SimClient] = ()
         """The clients themselves."""
-        self.miss_a_change: Callable[[str, Behind], Awaitable[object]] | None = None
-        """Has a client of that name ask for what a member has missed."""
+        self.one_off: Callable[[str, Step], Awaitable[object]] | None = None
+        """Has a program of its own, on a machine of that name, do one step."""
         self.is_over = False
         self.doubtful: SimNode | None = None
         """Whose disk has lost data; until it is clear what becomes of the node nothing else happens."""

@@ -190,8 +190,7 @@ def disk_full(nemesis: Nemesis, fault: Fault, rng: random.Random) -> str | None:
     if node is None or node.disk.bytes_max is not None:
         return None
     node.disk.bytes_max = node.disk.bytes_used() + rng.randint(0, FULL_BYTES_MAX)
-    node.excuses.add(Excuse.DISK_FAILS)
-    refused = node.disk.counts.refused
+    refused = _excuse(node)
 
     def end() -> None:
         node.disk.bytes_max = None
@@ -209,8 +208,7 @@ def disk_error(nemesis: Nemesis, fault: Fault, rng: random.Random) -> str | None
         return None
     is_once = rng.random() < ONCE_CHANCE
     node.disk.syncs_fail_next, node.disk.fails = int(is_once), not is_once
-    node.excuses.add(Excuse.DISK_FAILS)
-    refused = node.disk.counts.refused
+    refused = _excuse(node)
     node.on_disk_failure = partial(nemesis.springs, fault)
 
     def end() -> None:
@@ -223,7 +221,14 @@ def disk_error(nemesis: Nemesis, fault: Fault, rng: random.Random) -> str | None
     return f"{node.name} {'once' if is_once else 'for a while'}"
 
 
-def _excuse_no_more(node: SimNode, refused: int) -> None:
+def _excuse(node: SimNode) -> int | None:
+    """How much its disk has refused before. None if it is excused already, and may be about to end by that."""
+    refused = None if Excuse.DISK_FAILS in node.excuses else node.disk.counts.refused
+    node.excuses.add(Excuse.DISK_FAILS)
+    return refused
+
+
+def _excuse_no_more(node: SimNode, refused: int | None) -> None:
     """Where nothing came of it. Else the node may be about to end, and isn't excused from its next start on."""
     if node.disk.is_well and node.disk.counts.refused == refused:
         node.excuses.discard(Excuse.DISK_FAILS)

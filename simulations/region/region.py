@@ -112,7 +112,7 @@ class SimRegion:
         self.removed: set[NodeId] = set()
         """Whose removal was asked for."""
         self.asked_to_leave: set[NodeId] = set()
-        """Those of them of whom nobody knows whether it is recorded."""
+        """Of whom nobody knows whether they are recorded as leaving, or as members at all: asked again at the peace."""
         self.frozen: set[NodeId] = set()
         """Nobody starts these any more."""
         self.client_ca = b""  # DER.
@@ -231,6 +231,7 @@ class SimRegion:
             self.checks.note(node, "join", str(failure))
             if FINAL in str(failure):
                 del self.unfinished[node.name]
+                self.asked_to_leave.add(node.name)  # An earlier try may have been taken, before its token expired.
             raise
         del self.unfinished[node.name]
         self.nodes[node.name] = node

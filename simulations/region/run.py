@@ -26,6 +26,7 @@ from keycluster.simulations.region.client_faults import CLIENT_STRIKES
 from keycluster.simulations.region.deterministic import run_deterministically
 from keycluster.simulations.region.finish import demand_liveness, make_peace
 from keycluster.simulations.region.lag_faults import LAG_STRIKES
+from keycluster.simulations.region.leap_faults import LEAP_STRIKES
 from keycluster.simulations.region.loss_faults import LOSS_STRIKES
 from keycluster.simulations.region.member_faults import MEMBER_STRIKES
 from keycluster.simulations.region.nemesis import Nemesis, Strike
@@ -47,6 +48,7 @@ STRIKES: Final[dict[FaultKind, Strike]] = {
     **MEMBER_STRIKES,
     **LOSS_STRIKES,
     **LAG_STRIKES,
+    **LEAP_STRIKES,
 }
 SUPPORTED: Final[tuple[FaultKind, ...]] = tuple(kind for kind in FaultKind if kind in STRIKES)
 
@@ -165,7 +167,7 @@ class _Run:
             await region.operate("ConfirmTime")
         work = SimWorkload(region, drawn.plan, seed=f"{spec.seed}", history=self._history, trace=self._trace)
         nemesis.clients, nemesis.programs = work.names, work.clients
-        nemesis.miss_a_change = work.miss_a_change
+        nemesis.one_off = work.one_off
         async with trio.open_nursery() as nursery:
             nursery.start_soon(work.run)
             await nemesis.run(drawn.faults, time_ns=spec.time_ns)

@@ -20,7 +20,7 @@ from keycluster.simulations.trace import Trace
 
 SEED = 0
 MADE_S_MAX = 120.0  # Of simulated time.
-MADE_BEFORE_NS = 3_600 * SECOND
+MADE_BEFORE_NS = 24 * 3_600 * SECOND
 """Runs begin so long after the region was made, by the region's own clocks."""
 
 

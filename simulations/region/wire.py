@@ -24,6 +24,8 @@ class Wire:
         self._clock = self._loop.clock
         self._heap: list[tuple[int, int, Callable[..., object], tuple[object, ...]]] = []
         self._numbers = count().__next__
+        self.leapt_ns = 0
+        """What the wall clocks of all machines have leapt by together (`SimClock`)."""
         self.fired = 0
         """Callbacks run so far."""
 

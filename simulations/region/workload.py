@@ -30,9 +30,8 @@ from keycluster.simulations.region.clients import ClientWorld, SimClient
 from keycluster.simulations.region.region import ACCESS_KEY, REGION, SimRegion
 from keycluster.simulations.runs import Failure
 from keycluster.simulations.trace import Trace
-from keycluster.simulations.workload.behind import Behind, miss_a_change
 from keycluster.simulations.workload.plan import Plan
-from keycluster.simulations.workload.turns import Caller, Record
+from keycluster.simulations.workload.turns import Caller, Record, Step
 from keycluster.simulations.workload.workload import Workload
 
 VISITOR: Final = "visitor"
@@ -95,9 +94,9 @@ class SimWorkload:
         self.workload.stop()
         await self._ended.wait()
 
-    async def miss_a_change(self, name: str, behind: Behind) -> None:
+    async def one_off(self, name: str, step: Step) -> None:
         """By a program of its own, on a machine of that name."""
-        await SimClient(name, self._world).live(lambda caller: miss_a_change(self.workload.turn(caller), behind))
+        await SimClient(name, self._world).live(lambda caller: step(self.workload.turn(caller)))
 
     # When all is quiet.
 

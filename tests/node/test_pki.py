@@ -108,6 +108,13 @@ def test_certificate_out_of_its_time_is_refused(parties: Parties) -> None:
             check_issued(certificate, authority_certificate=parties.client_ca.certificate, now=WallTime(moment))
 
 
+def test_certificate_issued_at_a_time_ahead_is_valid_at_right_clocks(parties: Parties) -> None:
+    """Cluster time stands still when clocks that ran ahead are put right: nodes can join meanwhile."""
+    now = RealClock().wall()
+    certificate = issued(parties.client_ca, now=WallTime(now + DAY))
+    check_issued(certificate, authority_certificate=parties.client_ca.certificate, now=now)
+
+
 def test_certificate_of_a_ca_is_no_servers(parties: Parties) -> None:
     """The authority's own certificate, or bytes that are none, don't pass for a server's."""
     ca = parties.client_ca.certificate

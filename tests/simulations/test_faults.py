@@ -1,5 +1,6 @@
 """Schedules of faults: drawn from a seed, alike each time, and different enough from seed to seed."""
 
+import random
 from collections import Counter
 from itertools import pairwise
 
@@ -7,7 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keycluster.cluster.types import SECOND
-from keycluster.simulations.faults import DURATION_SCALES, SHAPES, Fault, FaultKind, draw_schedule
+from keycluster.simulations.faults import (
+    DURATION_SCALES,
+    LEAPT_NS_MAX,
+    MINUTE,
+    SHAPES,
+    Fault,
+    FaultKind,
+    draw_leap,
+    draw_schedule,
+)
 
 KINDS = st.sampled_from(FaultKind)
 FAULTS = st.builds(
@@ -78,6 +88,23 @@ def test_some_seeds_have_calm_windows() -> None:
     ]
     assert any(calm >= 3 for calm in calms)
     assert any(not calm for calm in calms)
+
+
+def test_leaps_are_of_every_size_and_mostly_forwards() -> None:
+    """Some short of the ten minutes for which request ids are remembered, most beyond, some beyond an hour."""
+    leaps = [leap for seed in range(400) if (leap := draw_leap(random.Random(seed), leapt_ns=0)) is not None]
+    assert len(leaps) == 400
+    assert 60 < sum(abs(leap.by_ns) < 10 * MINUTE for leap in leaps) < 140
+    assert 140 < sum(11 * MINUTE <= abs(leap.by_ns) <= 59 * MINUTE for leap in leaps) < 260
+    assert 50 < sum(leap.by_ns < 0 for leap in leaps) < 120
+    assert 60 < sum(leap.is_taken_back for leap in leaps) < 140
+
+
+@given(st.integers(0, 2**32), st.integers(-LEAPT_NS_MAX, LEAPT_NS_MAX))
+def test_leaps_stay_near_true_time(seed: int, leapt_ns: int) -> None:
+    """Nothing comes due by them that waits for days."""
+    leap = draw_leap(random.Random(seed), leapt_ns=leapt_ns)
+    assert leap is None or abs(leapt_ns + leap.by_ns) <= LEAPT_NS_MAX
 
 
 @given(FAULTS)

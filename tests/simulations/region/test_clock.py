@@ -13,6 +13,7 @@ class HandWire:
     """As much of a wire as a clock looks at."""
 
     now_ns = 0
+    leapt_ns = 0
 
 
 RATES = st.integers(-DRIFT_PPM_MAX, DRIFT_PPM_MAX)

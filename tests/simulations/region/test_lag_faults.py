@@ -36,7 +36,7 @@ class Lagged:
     async def _body(self, region: SimRegion) -> None:
         nemesis = Nemesis(region, strikes=STRIKES, trace=self.trace)
         work = SimWorkload(region, PLAN, seed="7", history=self.history, trace=self.trace)
-        nemesis.miss_a_change = work.miss_a_change
+        nemesis.one_off = work.one_off
         faults = [
             Fault(number, (1 + APART_S * number) * SECOND, FaultKind.LAG, 800 * MILLISECOND, 0.5, number)
             for number in range(FAULTS)
