@@ -8,7 +8,6 @@ import select
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -156,17 +155,23 @@ def test_ctrl_c_ends_it_with_what_is_done(tmp_path: Path) -> None:
         "from keycluster.simulations.runs import Simulator; worker.MODULES[Simulator.CORE] = 'toy_simulator'\n"
         "sys.exit(main())"
     )
-    told = tmp_path / "told"
     process = subprocess.Popen(
         [sys.executable, "-c", program, "simulate", "--no-compiled", "--seeds", "2000..9000", "--jobs", "2"],
         stdout=subprocess.PIPE,
         stderr=terminal,
-        env={**os.environ, "PYTHONPATH": str(TOY), "TOY_DONE": str(told), "TERM": "xterm", "COLUMNS": "100"},
+        env={
+            **os.environ,
+            "PYTHONPATH": str(TOY),
+            "TOY_DONE": str(tmp_path / "told"),
+            "TERM": "xterm",
+            "COLUMNS": "100",
+        },
         cwd=tmp_path,
         text=True,
     )
     os.close(terminal)
     shown = read_until(bar, "simulated s/s")
+    workers = children_of(process.pid)
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=30)
     os.close(bar)
@@ -174,9 +179,15 @@ def test_ctrl_c_ends_it_with_what_is_done(tmp_path: Path) -> None:
     assert "7001" in shown
     assert "interrupted: this is what was done until then" in output
     assert re.search(r"core: \d+ seeds? \(2000", output)
-    count = len(told.read_text().splitlines())
-    time.sleep(0.5)  # A worker that was left would tell of three more runs.
-    assert len(told.read_text().splitlines()) == count
+    assert len(workers) == 2
+    assert select.select(workers, [], [], 0)[0] == workers
+    for one in workers:
+        os.close(one)
+
+
+def children_of(pid: int) -> list[int]:
+    """As descriptors, which can be read once the process has ended, whatever becomes of its number."""
+    return [os.pidfd_open(int(child)) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def read_until(terminal: int, text: str) -> str:
