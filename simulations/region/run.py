@@ -175,7 +175,8 @@ class _Run:
             prove = partial(work.prove_alive, seconds=PROOF_S)
             rng = random.Random(f"finish/{spec.seed}")
             kept = None
-            if region.members_move or any(node.state is NodeState.BROKEN for node in region.nodes.values()):
+            is_broken = any(node.state is NodeState.BROKEN for node in region.nodes.values())
+            if region.members_move or is_broken or nemesis.doubtful is not None:
                 kept = draw_survivors(nemesis, rng) if rng.random() < AMID_CHANGE_CHANCE else None
                 if kept is None:
                     await make_peace(nemesis, prove=prove)
