@@ -193,9 +193,12 @@ class Connection:
             if bytes_left < 0:
                 break
             queue.popleft()
+            if call.deadline <= now:  # Whoever was stopped meanwhile mustn't ask for what is late: it may be undone.
+                call.fail(DeadlineExceeded(f"{call.operation} could not be sent within its time"))
+                continue
             call.number = number = self._next_number()
             in_flight[number] = call
-            # Past already where the watch hasn't had its turn yet: the node would take 0 for garbage.
+            # Below one where no millisecond is left: the node would take 0 for garbage.
             deadline_ms = min(max(int((call.deadline - now) * 1000), 1), DEADLINE_MS_MAX)
             requests.append(Request(number, call.operation, deadline_ms, call.request_id, call.body))
         return requests

@@ -4,11 +4,13 @@
 - Lost connections and refusals that say "another node may" are retried at the next node at once. When all have been
   tried, after a pause with decorrelated jitter. A throttled call pauses each time. All ends at the call's deadline.
 - Retrying is safe: reads and the data plane change nothing; a change carries the same request id each time, by which
-  the region makes it once (security.md, 7).
+  the region makes it once (security.md, 7). The region remembers it for minutes, so no attempt is made once the call's
+  time is over, be it that this process was stopped or its machine slept meanwhile.
 - A refusal that is no "try elsewhere" is raised as it is. At the deadline the last refusal is raised, if any; but
   where a change was sent and not answered, or a node says that it may be made yet, that nobody knows whether it was.
 """
 
+import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import NoReturn
@@ -50,11 +52,21 @@ _encode = msgspec.msgpack.Encoder().encode
 class _Tries:
     """One call's way through the nodes."""
 
-    __slots__ = ("deadline", "failed_at", "last_error", "nodes", "pause_seconds", "unanswered", "was_throttled")
+    __slots__ = (
+        "deadline",
+        "failed_at",
+        "last_error",
+        "machine_deadline",
+        "nodes",
+        "pause_seconds",
+        "unanswered",
+        "was_throttled",
+    )
 
     def __init__(self, nodes: list[KnownNode], deadline: float) -> None:
         self.nodes = nodes
         self.deadline = deadline
+        self.machine_deadline = math.inf  # Of a change: on `Surroundings.machine_seconds`.
         self.failed_at: list[KnownNode] = []  # Since the last time that all had been tried.
         self.pause_seconds = 0.0
         self.was_throttled = False
@@ -118,7 +130,10 @@ class Region:
         """
         tries = _Tries(only_at or self._nodes, self._clock() + timeout)
         body = Raw(_encode(request))
-        request_id = self._surroundings.new_request_id() if operation.is_change else None
+        request_id = None
+        if operation.is_change:
+            request_id = self._surroundings.new_request_id()
+            tries.machine_deadline = self._surroundings.machine_seconds() + timeout
         while True:
             node = self._choose(tries)
             connection = node.connection
@@ -126,6 +141,8 @@ class Region:
                 connection = await self._connected(node, tries)
             if connection is not None:
                 _check_length(body, connection)
+                if request_id is not None and self._surroundings.machine_seconds() > tries.machine_deadline:
+                    self._raise_outcome(tries, operation)  # The machine slept: the loop's clock didn't notice.
                 try:
                     reply = await connection.ask(operation.name, body, request_id=request_id, deadline=tries.deadline)
                 except ConnectionLost as lost:

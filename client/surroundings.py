@@ -1,4 +1,5 @@
-"""Where the world comes in: connections, randomness, and nothing else. Time is the event loop's own.
+"""Where the world comes in: connections, randomness, and how long the machine has been up. Deadlines are on the event
+loop's own clock.
 
 `KeyClient` takes the real ones unless it is given others: simulations put their network and a seed here, tests whatever
 they need. Not meant for applications.
@@ -6,6 +7,7 @@ they need. Not meant for applications.
 
 import os
 import random
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
@@ -65,10 +67,17 @@ class Surroundings:
     """For pauses and the choice of nodes: nothing secret."""
     new_signing_key: Callable[[], ec.EllipticCurvePrivateKey]
     """On P-384, for one signed message."""
+    machine_seconds: Callable[[], float]
+    """On a clock that goes on while the machine sleeps; the event loop's may stand still then."""
 
 
 def _connect_by(ca_file: str) -> Connect:
     return partial(SecureStream.connect, context=client_context(ca_file))
+
+
+def _machine_seconds() -> float:
+    """Linux's CLOCK_MONOTONIC doesn't count sleep and its CLOCK_BOOTTIME does, as CLOCK_MONOTONIC does on macOS."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 REAL = Surroundings(
@@ -77,4 +86,5 @@ REAL = Surroundings(
     new_request_id=partial(os.urandom, REQUEST_ID_BYTES),
     new_jitter=random.Random,
     new_signing_key=partial(ec.generate_private_key, ec.SECP384R1()),
+    machine_seconds=_machine_seconds,
 )

@@ -8,8 +8,13 @@ new leader goes on from what the last one told.
 Of an even number of clocks the lower middle one counts: better that a deadline passes late than early.
 
 Running time is how long the region has run under leaders, by their monotonic clocks: what a wrong clock can't move.
-The key state compares the two before it destroys anything. While nobody leads it stands still, so it errs on the side
-of too little.
+The key state compares the two before it destroys anything, and remembers requests by it (keys/requests.py). While
+nobody leads it stands still, so it errs on the side of too little.
+
+A leader's running time is never more than `AHEAD_NS_MAX` ahead of the newest stamp that it has applied, and what it
+would have gained beyond that it loses for good. So a leader that was suspended doesn't count its absence, nor one that
+gets nothing committed the time in which nothing was done; and the next leader, who has every committed stamp in its
+log, can't be behind what anybody was ever told by more than that.
 """
 
 from dataclasses import dataclass
@@ -17,12 +22,14 @@ from enum import Enum
 from typing import Final
 
 from keycluster.cluster.raft.messages import Membership
-from keycluster.cluster.types import SECOND, ClusterTime, Instant, NodeId, WallTime
+from keycluster.cluster.types import SECOND, ClusterTime, Instant, NodeId, RunningTime, WallTime
 
 OBSERVATION_NS_MAX: Final = 2 * SECOND  # How long a clock counts as heard: eight times the interval of lease questions.
 TOLD_NS_MAX: Final = 5 * SECOND  # How long what a leader told may be advanced by oneself: some elections long.
 OFFSET_NS_WARN: Final = 10 * SECOND
 OFFSET_NS_MAX: Final = 60 * SECOND
+AHEAD_NS_MAX: Final = 15 * SECOND
+"""Three times the interval of the commands that a leader's maintenance stamps at least, of running time."""
 
 
 class NoClusterTime(Exception):
@@ -64,25 +71,26 @@ class ClusterClock:
         """`floor`, `running_floor`: of the newest stamp in the applied state."""
         self._node = node
         self._latest = floor
-        self._running_ns = running_floor
-        self._leading_since: Instant | None = None
+        self._stamped_ns = self._running_ns = running_floor
+        self._looked_at: Instant | None = None  # As leader: when `_running_ns` was true. None: it doesn't lead.
         self._clocks: dict[NodeId, _Heard] = {}  # This node's own, and as leader the members'.
         self._told: _Heard | None = None  # The last leader's median.
 
     def lead(self, now: Instant) -> None:
         """This node became leader: running time goes on here. What others' clocks said to it before is too old."""
         self._clocks = {node: heard for node, heard in self._clocks.items() if node == self._node}
-        self._running_ns = self.running_ns(now)
-        self._leading_since = now
+        self.running_ns(now)
+        self._looked_at = now
 
     def follow(self, now: Instant) -> None:
         """This node no longer leads."""
-        self._running_ns = self.running_ns(now)
-        self._leading_since = None
+        self.running_ns(now)
+        self._looked_at = None
 
     def observe(self, node: NodeId, wall: WallTime, now: Instant) -> None:
         """A node's clock (this one's own too) was heard. Old by what the message took: that errs on the late side."""
         self._clocks[node] = _Heard(wall, now)
+        self.running_ns(now)
 
     def own_wall(self, now: Instant) -> WallTime | None:
         """This node's own clock as last observed; None before that."""
@@ -92,17 +100,18 @@ class ClusterClock:
     def told(self, reading: ClockReading, now: Instant) -> None:
         """The leader of the current term handed out cluster time."""
         self._told = _Heard(reading.median, now)
-        self.raise_floor(reading.time, reading.running_ns)
+        self._latest = max(self._latest, reading.time)
+        self._running_ns = max(self.running_ns(now), reading.running_ns)
 
-    def raise_floor(self, time: ClusterTime, running_ns: int) -> None:
-        """A later stamp is known, from the leader or from the applied state."""
+    def stamp_applied(self, time: ClusterTime, running_ns: int, now: Instant) -> None:
+        """The newest stamp in the applied state. A leader that finds a predecessor's goes on from that one."""
         self._latest = max(self._latest, time)
-        if self._leading_since is None:
-            self._running_ns = max(self._running_ns, running_ns)
+        self._running_ns = max(self.running_ns(now), running_ns)
+        self._stamped_ns = max(self._stamped_ns, running_ns)
 
     def median(self, membership: Membership, now: Instant) -> WallTime | None:
         """The majority's median as this node knows it; None if neither heard nor told lately."""
-        if self._leading_since is not None and (heard := self._heard(membership, now)) is not None:
+        if self._looked_at is not None and (heard := self._heard(membership, now)) is not None:
             return heard
         if self._told is not None and now - self._told.at <= TOLD_NS_MAX:
             return self._told.advanced_to(now)
@@ -132,9 +141,17 @@ class ClusterClock:
         return ClockReading(self._latest, median, self.running_ns(now))
 
     def running_ns(self, now: Instant) -> int:
-        """The region's running time. Only as leader does it advance by itself."""
-        since = self._leading_since
-        return self._running_ns + (max(0, now - since) if since is not None else 0)
+        """The region's running time. Only as leader does it advance by itself, and no further than `AHEAD_NS_MAX`."""
+        if self._looked_at is not None and now > self._looked_at:
+            furthest = max(self._running_ns, self._stamped_ns + AHEAD_NS_MAX)
+            self._running_ns = min(self._running_ns + now - self._looked_at, furthest)
+            self._looked_at = now
+        return self._running_ns
+
+    @property
+    def stamped(self) -> RunningTime:
+        """Running time by the newest applied stamp: what was committed, and no clock of anybody's."""
+        return RunningTime(self._stamped_ns)
 
     def offset_ns(self, membership: Membership, now: Instant) -> int | None:
         """How far this node's own clock is ahead of the median: of the median, not of cluster time, for a region

@@ -28,7 +28,7 @@ from keycluster.cluster.raft.messages import Membership, RaftMessage, SnapshotMe
 from keycluster.cluster.raft.ready import NOTHING, Persist
 from keycluster.cluster.replica_config import ReplicaConfig, ReplicaConfigInvalid
 from keycluster.cluster.replica_ready import NOTHING_TO_DO, ReplicaPersist, ReplicaReady
-from keycluster.cluster.types import MILLISECOND, ClusterTime, Instant, LogIndex, NodeId, Term, WallTime
+from keycluster.cluster.types import MILLISECOND, ClusterTime, Instant, LogIndex, NodeId, RunningTime, Term, WallTime
 from keycluster.cluster.witness import Acknowledged, RolledBack, Witness
 
 __all__ = [
@@ -179,7 +179,7 @@ class Replica:
         """
         self._core.applied_to(index, now)
         self._state_reached(index, digest)
-        self._clock.raise_floor(time_floor, running_floor)
+        self._clock.stamp_applied(time_floor, running_floor, now)
         self._after_input(now)
 
     def propose_membership(self, target: Membership, now: Instant, *, context: bytes = b"") -> None:
@@ -238,7 +238,7 @@ class Replica:
         """The state is the snapshot's, visible to every reader, and caches are cleared. Raises `StateDiverged`."""
         self._core.snapshot_installed(meta, now)
         self._state_reached(meta.index, digest)
-        self._clock.raise_floor(time_floor, running_floor)
+        self._clock.stamp_applied(time_floor, running_floor, now)
         self._after_input(now)
 
     def snapshot_refused(self, meta: SnapshotMeta, now: Instant) -> None:
@@ -315,6 +315,11 @@ class Replica:
 
     def running_ns(self, now: Instant) -> int:
         return self._clock.running_ns(now)
+
+    @property
+    def running_time(self) -> RunningTime:
+        """By the newest stamp in the applied state: what callers' commands are dated by (keys/requests.py)."""
+        return self._clock.stamped
 
     @property
     def clock_verdict(self) -> ClockVerdict:

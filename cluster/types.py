@@ -17,6 +17,10 @@ WallTime = NewType("WallTime", int)
 ClusterTime = NewType("ClusterTime", int)
 """Nanoseconds since 1970-01-01 UTC as the region agreed on it: a majority's median, never backwards."""
 
+RunningTime = NewType("RunningTime", int)
+"""Nanoseconds that the region has run under leaders, by their monotonic clocks (cluster_time.py). Wall clocks don't
+move it, it stands still while nobody leads, and in the log it never goes backwards."""
+
 AccountId = NewType("AccountId", str)
 """Twelve decimal digits."""
 

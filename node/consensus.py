@@ -8,7 +8,7 @@ from typing import Protocol
 
 from keycluster.cluster.keys.commands import Outcome
 from keycluster.cluster.store.state import StateView
-from keycluster.cluster.types import ClusterTime, LogIndex, NodeId
+from keycluster.cluster.types import ClusterTime, LogIndex, NodeId, RunningTime
 from keycluster.cluster.wire.errors import DependencyTimeoutException
 
 
@@ -47,6 +47,11 @@ class Consensus(Protocol):
     def cluster_time(self) -> ClusterTime | None:
         """The region's time; None on a node that hasn't heard it lately. One whose own clock is too far off knows it
         too: it is by that time that it refuses to serve."""
+        ...
+
+    @property
+    def running_time(self) -> RunningTime:
+        """The region's running time by the newest stamp in the applied state: what callers' commands are dated by."""
         ...
 
     async def propose(self, command: bytes) -> Outcome:

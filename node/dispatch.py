@@ -25,7 +25,7 @@ from keycluster.cluster.invariant import InvariantBroken
 from keycluster.cluster.keys.authorise import authorise_operator
 from keycluster.cluster.keys.commands import Caller, encode_command, hash_parameters
 from keycluster.cluster.store.errors import StoreError
-from keycluster.cluster.types import LogIndex
+from keycluster.cluster.types import LogIndex, RunningTime
 from keycluster.cluster.wire.errors import KmsError, KMSInternalException, UnrecognizedClientException
 from keycluster.cluster.wire.strict import StrictDecoder
 from keycluster.node.consensus import NobodyLeads, NotSettledYet
@@ -49,12 +49,13 @@ NODE_STOPS_ON = (StoreError, InvariantBroken, OSError, MemoryError)
 
 @dataclass(frozen=True, slots=True)
 class AdminCall:
-    """What the handler of an operator's operation gets. `request_id` and `params_hash` are for the command it makes."""
+    """What the handler of an operator's operation gets. The last three are for the command it makes."""
 
     request: Any
     caller: Caller
     request_id: bytes
     params_hash: bytes
+    asked: RunningTime
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +78,8 @@ class Waiting(msgspec.Struct, frozen=True, gc=False):
     """On trio's clock."""
     request_id: bytes | None
     """None: the node makes one."""
+    asked: RunningTime
+    """`Dispatch.running_time` when the request was read: how old a command that comes of it is."""
 
 
 class Call:
@@ -116,6 +119,11 @@ class Dispatch:
         self.calls: Mapping[str, Call] = {name: Call(operation) for name, operation in operations.items()}
         """What both doors offer."""
         self.native_calls = {**self.calls, **{name: Call(operation) for name, operation in (admin or {}).items()}}
+
+    @property
+    def running_time(self) -> RunningTime:
+        """What a door dates a request by."""
+        return self._room.consensus.running_time
 
     def credential(self, access_key_id: str) -> Credential | None:
         """The access key as it is now, None if there is no such key or it is no longer active. Raises KmsError."""
@@ -183,14 +191,17 @@ class Dispatch:
         """Operators don't wait in line: they must get through when everybody else asks too much."""
         authorise_operator(self._current(waiting.caller).record, f"keycluster:{admin.name}")
         params_hash = hash_parameters(admin.name, waiting.request)
-        return await admin.handler(AdminCall(waiting.request, waiting.caller, self._request_id(waiting), params_hash))
+        call = AdminCall(waiting.request, waiting.caller, self._request_id(waiting), params_hash, waiting.asked)
+        return await admin.handler(call)
 
     def _command(self, waiting: Waiting) -> bytes:
         """What is proposed for a write."""
         call, caller, request = waiting.call, waiting.caller, waiting.request
         body = call.handler(self._room, caller, request)
         params_hash = hash_parameters(call.name, request)
-        return encode_command(body, caller, request_id=self._request_id(waiting), params_hash=params_hash)
+        return encode_command(
+            body, caller, request_id=self._request_id(waiting), params_hash=params_hash, asked=waiting.asked
+        )
 
     def _request_id(self, waiting: Waiting) -> bytes:
         return waiting.request_id or self._room.entropy.random_bytes(REQUEST_ID_BYTES)

@@ -24,7 +24,7 @@ from keycluster.cluster.raft.messages import Entry
 from keycluster.cluster.replica import Replica
 from keycluster.cluster.seams import Clock, Entropy
 from keycluster.cluster.store.state import StateView
-from keycluster.cluster.types import ClusterTime, LogIndex, NodeId, Term
+from keycluster.cluster.types import ClusterTime, LogIndex, NodeId, RunningTime, Term
 from keycluster.cluster.wire.errors import ThrottlingException
 from keycluster.node.actors import Ask, Mailbox
 from keycluster.node.consensus import NobodyLeads
@@ -144,6 +144,10 @@ class Proposals:
 
     def cluster_time(self) -> ClusterTime | None:
         return self._replica.cluster_time(self._clock.now())
+
+    @property
+    def running_time(self) -> RunningTime:
+        return self._replica.running_time
 
     @property
     def settled_index(self) -> LogIndex:

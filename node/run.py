@@ -10,6 +10,7 @@ lost. It runs on until its last lease has run out, since whoever dies with one h
 
 import hashlib
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 
 import structlog
 import trio
@@ -53,6 +54,7 @@ from keycluster.node.proposals import Proposals
 from keycluster.node.raft_driver import DEFAULT_RETENTION, LogRetention, RaftDriver, Stores, newest_stamp
 from keycluster.node.room import Room
 from keycluster.node.sealing import NodeSecrets
+from keycluster.node.suspension import WatchedClock
 
 NONCE_BYTES = 16  # Of lease questions.
 HAND_OVER_S_MAX = 2.0  # A stopping leader waits this long for another one to take over.
@@ -79,7 +81,8 @@ class Node:
         retention: LogRetention = DEFAULT_RETENTION,
     ) -> None:
         self.config = config
-        self.world = world
+        clock = WatchedClock(world.clock)
+        self.world = world = replace(world, clock=clock)
         self.stores = stores
         self._hardening = hardening
         keyring = secrets.keyring()
@@ -143,12 +146,17 @@ class Node:
             room=self.room,
             dispatch=dispatch,
             gate=self.gate,
+            clock=clock,
             certificate_sha256=lambda: certificate_sha256,
             join=admitter.admit,
             limits=door_limits(config.native.connections_max),
         )
         self.aws_door = AwsDoor(
-            room=self.room, dispatch=dispatch, gate=self.gate, limits=door_limits(config.aws.connections_max)
+            room=self.room,
+            dispatch=dispatch,
+            gate=self.gate,
+            clock=clock,
+            limits=door_limits(config.aws.connections_max),
         )
         self._native_identity = secrets.native_identity
 

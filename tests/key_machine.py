@@ -16,6 +16,7 @@ import msgspec
 
 from keycluster.cluster.keys.apply import apply_entry
 from keycluster.cluster.keys.commands import (
+    UNDATED,
     Caller,
     CommandBody,
     CreateKey,
@@ -41,7 +42,7 @@ from keycluster.cluster.keys.records import (
 )
 from keycluster.cluster.keys.token import TOKEN_BYTES
 from keycluster.cluster.raft.messages import Entry, EntryKind, Membership, encode_membership_entry
-from keycluster.cluster.types import SECOND, AccountId, ClusterTime, KeyId, LogIndex, NodeId, Term
+from keycluster.cluster.types import SECOND, AccountId, ClusterTime, KeyId, LogIndex, NodeId, RunningTime, Term
 from tests.room_on_memory import ACCOUNT, NOW, OTHER_ACCOUNT, REGION, MemoryState
 
 OPERATOR_KEY = "AKIAOPERATOR00000000"
@@ -124,8 +125,12 @@ class KeyMachine:
         caller: Caller | None = None,
         request_id: bytes | None = None,
         params_hash: bytes | None = None,
+        asked: RunningTime | None = None,
     ) -> Outcome:
-        """Stamps the command with the time as it is, and applies it. A request id of its own unless one is given."""
+        """Stamps the command with the time as it is, and applies it. A request id of its own unless one is given.
+
+        `asked`: by when it was taken from its caller, now unless given.
+        """
         self._numbers += 1
         if caller is None:
             caller = self.caller
@@ -133,7 +138,9 @@ class KeyMachine:
             request_id = bytes(16) if caller.is_region else bytes_of("request", self._numbers, count=16)
         if params_hash is None:
             params_hash = sha256(msgspec.msgpack.encode(body)).digest()
-        command = encode_command(body, caller, request_id=request_id, params_hash=params_hash)
+        if asked is None:
+            asked = UNDATED if caller.is_region else self.running_time
+        command = encode_command(body, caller, request_id=request_id, params_hash=params_hash, asked=asked)
         return self.apply_payload(stamp(command, self.time, self.running_ns))
 
     def apply_payload(self, payload: bytes, kind: EntryKind = EntryKind.COMMAND) -> Outcome:
@@ -188,6 +195,12 @@ class KeyMachine:
         key = load_key(self.state, key_id)
         assert key is not None
         return key
+
+    @property
+    def running_time(self) -> RunningTime:
+        """By which a command that is taken now is dated; a stamp from the past doesn't set the region back."""
+        clock = load_clock(self.state)
+        return RunningTime(max(self.running_ns, 0 if clock is None else clock.running_ns))
 
     @property
     def clock(self) -> ClockRecord:

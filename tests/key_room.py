@@ -11,7 +11,7 @@ import msgspec
 
 from keycluster.cluster.keys.commands import Caller, CommandBody, Outcome, decode_command, stamp
 from keycluster.cluster.keys.hierarchy import Keyring
-from keycluster.cluster.types import ClusterTime, NodeId
+from keycluster.cluster.types import ClusterTime, NodeId, RunningTime
 from keycluster.cluster.wire import operations as wire
 from keycluster.node.operations.reads import READS
 from keycluster.node.operations.writes import WRITES
@@ -34,6 +34,10 @@ class ApplyingConsensus(StillConsensus):
 
     def cluster_time(self) -> ClusterTime | None:
         return self.machine.time
+
+    @property
+    def running_time(self) -> RunningTime:
+        return self.machine.running_time
 
     async def propose(self, command: bytes) -> Outcome:
         self.proposed.append(decode_command(command).body)

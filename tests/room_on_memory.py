@@ -33,11 +33,12 @@ from keycluster.cluster.keys.records import (
     alias_row,
     encode_record,
     key_row,
+    load_clock,
 )
 from keycluster.cluster.keys.token import TokenMeta, seal_backing_key, seal_secret
 from keycluster.cluster.seams import WrapKeyPair
 from keycluster.cluster.store.state import StateView
-from keycluster.cluster.types import AccountId, ClusterTime, KeyId, LogIndex, NodeId
+from keycluster.cluster.types import AccountId, ClusterTime, KeyId, LogIndex, NodeId, RunningTime
 from keycluster.node.room import CACHE_BYTES_MAX, Room
 
 REGION = "us-east-1"
@@ -128,6 +129,11 @@ class StillConsensus:
 
     def cluster_time(self) -> ClusterTime | None:
         return self.time
+
+    @property
+    def running_time(self) -> RunningTime:
+        clock = load_clock(self.state)
+        return RunningTime(0) if clock is None else clock.running_ns
 
     async def propose(self, command: bytes) -> Outcome:
         raise NotImplementedError

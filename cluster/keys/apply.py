@@ -6,7 +6,8 @@ as before: the handlers run inside a savepoint. Anything else that is raised, an
 result: it goes out to the store, which rolls the batch back and stops the node.
 
 For each command: the stamp moves the clock; the caller's access key is looked up again (security.md, 7); a repeated
-request gets its first outcome; else the body's handler resolves, authorises, checks the key's state and changes rows.
+request gets its first outcome; one that was under way for too long is refused; else the body's handler resolves,
+authorises, checks the key's state and changes rows.
 """
 
 from collections.abc import Callable
@@ -34,7 +35,7 @@ from keycluster.cluster.keys.records import (
     load_region,
     store,
 )
-from keycluster.cluster.keys.requests import forget_some, is_remembered, make_room, recall, remember
+from keycluster.cluster.keys.requests import check_age, forget_some, is_remembered, make_room, recall, remember
 from keycluster.cluster.keys.timekeeping import advance_clock
 from keycluster.cluster.keys.transition import Transition
 from keycluster.cluster.raft.messages import Entry, EntryKind, MembershipMalformed, decode_membership_entry
@@ -47,7 +48,7 @@ _ENCODER = msgspec.msgpack.Encoder()
 
 
 def _tick(transition: Transition, body: commands.Tick) -> None:
-    after = forget_some(transition.state, transition.clock.forgot_until, transition.now)
+    after = forget_some(transition.state, transition.clock.forgot_until, transition.clock.running_ns)
     store(transition.state, Table.CLOCK, ONLY_ROW, replace(transition.clock, forgot_until=after))
 
 
@@ -139,18 +140,20 @@ def _carry_out_regions(state: StateWriter, index: LogIndex, clock: ClockRecord, 
 
 
 def _carry_out_callers(state: StateWriter, index: LogIndex, clock: ClockRecord, command: Command) -> Outcome:
-    """Raises what isn't remembered: a caller who is no longer good, a mismatch, a full memory."""
-    access_key = check_credential(state, command.caller)
+    """Raises what isn't remembered: a caller who is no longer good, a mismatch, an age, a full memory."""
+    access_key, now = check_credential(state, command.caller), clock.running_ns
     if not is_remembered(command):
+        check_age(command, now)
         return _judge(state, index, clock, command, access_key)
-    repeated = recall(state, command, clock.time)
+    repeated = recall(state, command, now)
     if repeated is not None:
         return repeated
-    remembered = make_room(state, command.caller.principal, clock.time)
+    check_age(command, now)
+    remembered = make_room(state, command.caller.principal, now)
     outcome = _judge(state, index, clock, command, access_key)
     refusal = outcome.error()
     if refusal is None or not refusal.retryable:
-        remember(state, command, outcome, clock.time, remembered)
+        remember(state, command, outcome, now, remembered)
     return outcome
 
 

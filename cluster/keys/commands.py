@@ -1,13 +1,16 @@
 """What enters the log: commands, the stamp that the leader puts before them, and the outcome of one.
 
     log payload = stamp version 1 byte (1) ‖ cluster time u64 ‖ running time u64 ‖ command          (big-endian)
-    command     = msgpack array [version, request id, caller, parameters' hash, body]
+    command     = msgpack array [version, request id, caller, parameters' hash, running time when asked, body]
 
 docs/formats.md, "Log command", has it byte by byte, with test vectors.
 
 A command is complete: ids, random bytes, sealed secrets and time are in it, put there by the proposer and the leader,
 so that `apply` computes the same at every node. It never holds key material in the clear. Key references are carried
 as the caller wrote them (`key`): `apply` resolves them, so that every refusal stands in the order of the log.
+
+A caller's command is dated: by running time as the node that took it from its caller had it applied. `apply` refuses
+what was under way for too long (requests.py).
 """
 
 import struct
@@ -18,7 +21,7 @@ import msgspec
 from msgspec import Struct
 
 from keycluster.cluster.keys.records import AuthorityRecord, MemberRole
-from keycluster.cluster.types import AccountId, ClusterTime, KeyId, NodeId
+from keycluster.cluster.types import AccountId, ClusterTime, KeyId, NodeId, RunningTime
 from keycluster.cluster.wire.errors import KmsError, error_of
 
 STAMP_VERSION = 1
@@ -27,6 +30,7 @@ REQUEST_ID_BYTES = 16
 PARAMS_HASH_BYTES = 32
 NO_REQUEST_ID = bytes(REQUEST_ID_BYTES)  # The region's own commands: never repeated by a client, not remembered.
 NO_PARAMS_HASH = bytes(PARAMS_HASH_BYTES)
+UNDATED = RunningTime(0)  # The region's own commands have no age.
 COMMAND_BYTES_MAX = 262_144  # The largest input is a 128 KiB policy; the largest command a CreateKey with one.
 TIME_MAX = ClusterTime(2**62)  # In the year 2116. Whatever is scheduled from it still fits a u64.
 
@@ -281,6 +285,7 @@ class Command(Part, frozen=True):
     request_id: bytes  # 16 bytes, unique per principal; NO_REQUEST_ID: not remembered.
     caller: Caller
     params_hash: bytes  # 32 bytes: `hash_parameters`.
+    asked: RunningTime  # By the newest stamp that the node had applied which took it from its caller; else UNDATED.
     body: CommandBody
 
 
@@ -325,12 +330,20 @@ def hash_parameters(operation: str, request: Any) -> bytes:
 
 
 def encode_command(
-    body: CommandBody, caller: Caller, *, request_id: bytes = NO_REQUEST_ID, params_hash: bytes = NO_PARAMS_HASH
+    body: CommandBody,
+    caller: Caller,
+    *,
+    request_id: bytes = NO_REQUEST_ID,
+    params_hash: bytes = NO_PARAMS_HASH,
+    asked: RunningTime = UNDATED,
 ) -> bytes:
-    """The command, ready for `Consensus.propose`. Raises ValueError on an id or hash of the wrong length."""
+    """The command, ready for `Consensus.propose`. Raises ValueError on an id or hash of the wrong length.
+
+    `asked`: for a caller's command, the node's `Consensus.running_time` when it read the request.
+    """
     if len(request_id) != REQUEST_ID_BYTES or len(params_hash) != PARAMS_HASH_BYTES:
         raise ValueError(f"request id of {len(request_id)} bytes, parameters' hash of {len(params_hash)} bytes")
-    return _ENCODER.encode(Command(COMMAND_VERSION, request_id, caller, params_hash, body))
+    return _ENCODER.encode(Command(COMMAND_VERSION, request_id, caller, params_hash, asked, body))
 
 
 def decode_command(command: bytes) -> Command:
@@ -349,6 +362,8 @@ def decode_command(command: bytes) -> Command:
         raise CommandMalformed(f"a command of version {decoded.version}")
     if len(decoded.request_id) != REQUEST_ID_BYTES or len(decoded.params_hash) != PARAMS_HASH_BYTES:
         raise CommandMalformed("a request id or parameters' hash of the wrong length")
+    if not 0 <= decoded.asked <= TIME_MAX:
+        raise CommandMalformed(f"a command from beyond time: {decoded.asked}")
     if _ENCODER.encode(decoded) != command:
         raise CommandMalformed("not the one encoding of its command")
     return decoded

@@ -18,7 +18,7 @@ from typing import Any, Protocol, TypeVar
 import msgspec
 from msgspec import Struct
 
-from keycluster.cluster.types import AccountId, ClusterTime, KeyId, LogIndex, NodeId
+from keycluster.cluster.types import AccountId, ClusterTime, KeyId, LogIndex, NodeId, RunningTime
 
 
 class Table(IntEnum):
@@ -145,13 +145,13 @@ class RequestRecord(Record, frozen=True):
 
     params_hash: bytes  # 32 bytes: SHA-256 of operation and parameters.
     outcome: bytes  # The Outcome, encoded.
-    expires: ClusterTime
+    expires: RunningTime
     sequence: int  # Its place in REQUEST_ORDER.
 
 
 class RequestOrderRecord(Record, frozen=True):
     request_id: bytes
-    expires: ClusterTime
+    expires: RunningTime
 
 
 class PrincipalRecord(Record, frozen=True):
@@ -165,7 +165,7 @@ class ClockRecord(Record, frozen=True):
     """Cluster time as of the newest stamped entry, and the guard against time that leaps (timekeeping.py)."""
 
     time: ClusterTime
-    running_ns: int  # How long the region has run under leaders, by their monotonic clocks.
+    running_ns: RunningTime
     excess_ns: int = 0  # How far time has run ahead of running time; forgiven slowly.
     held_until_running_ns: int = 0  # Nothing is destroyed before running_ns reaches this.
     forgot_until: bytes = b""  # The PRINCIPALS row where the next Tick goes on forgetting requests.

@@ -12,6 +12,15 @@ How much is remembered, per principal: each request for `REMEMBERED_NS` (10 minu
 older than `REMEMBERED_LEAST_NS` (a minute, many times what a client goes on retrying for) are dropped early; at
 `REMEMBERED_MAX` new requests are throttled rather than the young ones forgotten. Each request drops a few of its own
 principal's, each Tick a few of everybody's, so no entry pays for many.
+
+All of this is running time, which no wall clock moves and which stands still while nobody leads (timekeeping.py).
+
+What is forgotten must not come again. A caller's command carries the running time of the newest entry that the node had
+applied which took it from its caller, and more than `AGE_NS_MAX` after that it is refused, unless it is a repeat that
+is remembered. Why that is enough: let a request be carried out at running time C and forgotten, so that it is C +
+`REMEMBERED_LEAST_NS` by now or later. A copy that isn't too old is of a node that had applied an entry of C +
+`REMEMBERED_LEAST_NS` - `AGE_NS_MAX`, so the request's first copy too, before its caller gave it this one. No clock of
+any node enters into that; only callers who go on asking for what has been done for half a minute could have it twice.
 """
 
 from keycluster.cluster.invariant import InvariantBroken, require
@@ -36,11 +45,19 @@ from keycluster.cluster.keys.records import (
     request_row,
     store,
 )
-from keycluster.cluster.types import SECOND, ClusterTime
-from keycluster.cluster.wire.errors import IdempotentParameterMismatchException, ThrottlingException
+from keycluster.cluster.types import SECOND, RunningTime
+from keycluster.cluster.wire.errors import (
+    DependencyTimeoutException,
+    IdempotentParameterMismatchException,
+    ThrottlingException,
+)
 
 REMEMBERED_NS = 600 * SECOND
 REMEMBERED_LEAST_NS = 60 * SECOND
+AGE_NS_MAX = 30 * SECOND
+"""Twice what a command's date may be behind when it is taken (`AHEAD_NS_MAX` in cluster_time.py), and far more than the
+few seconds that a node holds it while nobody leads. Half of the least that is remembered: see above."""
+AGED_TEXT = "This request was under way for too long, and was not carried out. It may be repeated."
 REMEMBERED_FREELY = 10_000
 REMEMBERED_MAX = 200_000
 DROPPED_PER_REQUEST = 3  # More than one: a full memory shrinks.
@@ -53,7 +70,16 @@ def is_remembered(command: Command) -> bool:
     return not command.caller.is_region and command.request_id != NO_REQUEST_ID
 
 
-def recall(state: StateWriter, command: Command, now: ClusterTime) -> Outcome | None:
+def check_age(command: Command, now: RunningTime) -> None:
+    """Refuses a new caller's command that was under way for too long, or is dated by a time that no entry has had.
+
+    Raises DependencyTimeoutException. That says "it may have been made": of another copy, forgotten since, it may.
+    """
+    if not 0 <= now - command.asked <= AGE_NS_MAX:
+        raise DependencyTimeoutException(AGED_TEXT)
+
+
+def recall(state: StateWriter, command: Command, now: RunningTime) -> Outcome | None:
     """The outcome of the request that `command` repeats, None if it is new.
 
     Raises IdempotentParameterMismatchException.
@@ -70,7 +96,7 @@ def recall(state: StateWriter, command: Command, now: ClusterTime) -> Outcome | 
         raise InvariantBroken("a remembered outcome doesn't decode") from None
 
 
-def make_room(state: StateWriter, principal: str, now: ClusterTime) -> PrincipalRecord:
+def make_room(state: StateWriter, principal: str, now: RunningTime) -> PrincipalRecord:
     """Forgets a few old requests of `principal`; what is left is for `remember`.
 
     Raises ThrottlingException when too many young ones remain.
@@ -86,11 +112,11 @@ def make_room(state: StateWriter, principal: str, now: ClusterTime) -> Principal
 
 
 def remember(
-    state: StateWriter, command: Command, outcome: Outcome, now: ClusterTime, remembered: PrincipalRecord
+    state: StateWriter, command: Command, outcome: Outcome, now: RunningTime, remembered: PrincipalRecord
 ) -> None:
     """`remembered` is what `make_room` left."""
     hashed = principal_row(command.caller.principal)
-    sequence, expires = remembered.next, ClusterTime(now + REMEMBERED_NS)
+    sequence, expires = remembered.next, RunningTime(now + REMEMBERED_NS)
     request = RequestRecord(command.params_hash, encode_outcome(outcome), expires, sequence)
     store(state, Table.REQUESTS, request_row(hashed, command.request_id), request)
     order = RequestOrderRecord(command.request_id, expires)
@@ -98,7 +124,7 @@ def remember(
     store(state, Table.PRINCIPALS, hashed, PrincipalRecord(remembered.first, sequence + 1))
 
 
-def forget_some(state: StateWriter, after: bytes, now: ClusterTime) -> bytes:
+def forget_some(state: StateWriter, after: bytes, now: RunningTime) -> bytes:
     """Drops expired requests of the principals whose rows follow `after`; returns where the next Tick goes on."""
     rows = state.scan(Table.PRINCIPALS, after=after or None, limit=PRINCIPALS_PER_TICK)
     most = DROPPED_PER_TICK
@@ -111,7 +137,7 @@ def forget_some(state: StateWriter, after: bytes, now: ClusterTime) -> bytes:
 
 
 def _forget(
-    state: StateWriter, hashed: bytes, remembered: PrincipalRecord, now: ClusterTime, *, most: int
+    state: StateWriter, hashed: bytes, remembered: PrincipalRecord, now: RunningTime, *, most: int
 ) -> tuple[PrincipalRecord, int]:
     """Drops up to `most` requests, oldest first; returns what is left and how many went."""
     first = remembered.first

@@ -12,7 +12,7 @@ that the time is right. Rotation isn't held: it destroys nothing.
 from msgspec.structs import replace
 
 from keycluster.cluster.keys.records import ONLY_ROW, ClockRecord, StateWriter, Table, load_clock, store
-from keycluster.cluster.types import SECOND, ClusterTime
+from keycluster.cluster.types import SECOND, ClusterTime, RunningTime
 
 EXCESS_MAX_NS = 3600 * SECOND
 HOLD_NS = 24 * 3600 * SECOND
@@ -22,7 +22,7 @@ FORGIVEN_PER_RUNNING = 24  # One hour in 24 running hours.
 def advance(clock: ClockRecord | None, *, time: ClusterTime, running_ns: int) -> ClockRecord:
     """The clock after an entry stamped with `time` and `running_ns`."""
     if clock is None:
-        return ClockRecord(time=time, running_ns=running_ns)
+        return ClockRecord(time=time, running_ns=RunningTime(running_ns))
     now, running = max(time, clock.time), max(running_ns, clock.running_ns)
     ran = running - clock.running_ns
     gained = max(0, now - clock.time - ran)
@@ -33,7 +33,7 @@ def advance(clock: ClockRecord | None, *, time: ClusterTime, running_ns: int) ->
     return replace(
         clock,
         time=ClusterTime(now),
-        running_ns=running,
+        running_ns=RunningTime(running),
         excess_ns=excess,
         held_until_running_ns=held_until,
     )

@@ -20,7 +20,8 @@ from keycluster.cluster.raft.messages import Membership
 from keycluster.cluster.types import SECOND, Instant, LogIndex, NodeId
 
 _WAITS = Mark("a removal waits for leases to run out")
-_STEPS_ASIDE = Mark("a leader whose apply hangs steps aside")
+_STEPS_ASIDE = Mark("a leader whose apply hangs steps aside", within=("core",))
+# A whole node's apply hangs with its disk, and that is what it steps aside for.
 
 APPLY_STALL_NS: Final = 2 * SECOND
 """As long as a leader's disk may stall (`RaftConfig.disk_stall_ns`), and longer than L."""

@@ -2,7 +2,8 @@
 
 One task a connection. It carries out all that one receive brought, in order, since HTTP/1.1 answers in order, and sends
 all answers at once. The order of refusals: what isn't HTTP; what isn't signed by a known key; what names no operation;
-what the operation doesn't take. Nothing of an unsigned request is looked at but its size.
+what the operation doesn't take. Nothing of an unsigned request is looked at but its size. A suspension of this process
+ends the connection without a word (`node/suspension.py`): a signature alone is good for minutes.
 """
 
 from functools import partial
@@ -39,6 +40,7 @@ from keycluster.node.doors.limits import (
     DoorLimits,
     Holding,
     Patience,
+    SessionVoid,
     Unfinished,
     host_of,
     serve_connection,
@@ -47,6 +49,7 @@ from keycluster.node.gate import Answer, Gate, Released, without_trace
 from keycluster.node.room import Credential, Room
 from keycluster.node.shares import Shares
 from keycluster.node.sigv4 import SignedRequest, Verifier
+from keycluster.node.suspension import WatchedClock
 
 TARGET_PREFIX: Final = b"TrentService."
 INVOCATION_HEADER: Final = b"amz-sdk-invocation-id"
@@ -56,10 +59,13 @@ _INVOCATION_LABEL: Final = b"keycluster/aws/request-id/1"
 class AwsDoor:
     """One node's. `serve` is the network's handler of each connection."""
 
-    def __init__(self, *, room: Room, dispatch: Dispatch, gate: Gate, limits: DoorLimits = DEFAULT_LIMITS) -> None:
+    def __init__(
+        self, *, room: Room, dispatch: Dispatch, gate: Gate, clock: WatchedClock, limits: DoorLimits = DEFAULT_LIMITS
+    ) -> None:
         self.room = room
         self.dispatch = dispatch
         self.gate = gate
+        self.clock = clock
         self.limits = limits
         self.connections = Connections(limits)
         self.busy = Shares(limits.requests_in_flight_max)
@@ -96,6 +102,8 @@ class _Connection:
         self.patience = Patience()
         self._door = door
         self._limits = door.limits
+        self._clock = door.clock
+        self._suspensions = door.clock.session_without_handshake()
         self._stream = stream
         self._scope = nursery.cancel_scope
         self._parser = HttpParser(door.limits)
@@ -109,6 +117,8 @@ class _Connection:
         """Until the connection ends."""
         try:
             await self._converse()
+        except SessionVoid:
+            return
         finally:
             self._holding.hold(0)
 
@@ -165,9 +175,11 @@ class _Connection:
         return begun if isinstance(begun, Answer) else await self._wait(begun)
 
     def _begin(self, request: HttpRequest, number: int) -> Answer | Waiting:
-        """The answer, or what has to wait for it."""
+        """The answer, or what has to wait for it. Raises `SessionVoid`."""
         dispatch = self._door.dispatch
         serving = dispatch.may_serve()  # Before any state is read, the credential's included.
+        if self._clock.suspensions != self._suspensions:
+            raise SessionVoid
         operation, caller = "", None
         try:
             signed = _signed_request(request)
@@ -184,7 +196,8 @@ class _Connection:
             if answer is not None:
                 return answer
             deadline = trio.current_time() + self._limits.http_deadline_seconds
-            return Waiting(call, caller, typed, number, deadline, _request_id_of(signed, call))
+            asked = dispatch.running_time
+            return Waiting(call, caller, typed, number, deadline, _request_id_of(signed, call), asked)
         except KmsError as error:
             return Answer(number, operation, caller, None, without_trace(error))
 

@@ -184,6 +184,10 @@ def host_of(address: str) -> str:
     return address.rpartition(":")[0].strip("[]")
 
 
+class SessionVoid(Exception):
+    """The process was suspended since this session was opened: nothing read from it may be acted on."""
+
+
 class Patience:
     """How long one connection may still take with what it is at.
 

@@ -5,7 +5,7 @@ brought, and sends all of its answers at once. Only what has to wait gets a task
 whoever has answers while another task is sending leaves them to it, and they go out together.
 
 What a connection can do to others is bounded by `limits.py`. Garbage closes the connection, before log-in without a
-word.
+word; so does a suspension of this process (`node/suspension.py`).
 """
 
 from collections.abc import Awaitable, Callable
@@ -49,6 +49,7 @@ from keycluster.node.doors.limits import (
     DoorLimits,
     Holding,
     Patience,
+    SessionVoid,
     Unfinished,
     host_of,
     serve_connection,
@@ -57,6 +58,7 @@ from keycluster.node.doors.login import LogIn
 from keycluster.node.gate import Answer, Gate, Released, without_trace
 from keycluster.node.room import Credential, Room
 from keycluster.node.shares import THROTTLED_TEXT, Shares
+from keycluster.node.suspension import WatchedClock
 
 CONNECTION = 0
 """The number of a reply that speaks of the connection itself."""
@@ -84,6 +86,7 @@ class NativeDoor:
         room: Room,
         dispatch: Dispatch,
         gate: Gate,
+        clock: WatchedClock,
         certificate_sha256: Callable[[], bytes],
         join: JoinHandler | None = None,
         limits: DoorLimits = DEFAULT_LIMITS,
@@ -91,6 +94,7 @@ class NativeDoor:
         self.room = room
         self.dispatch = dispatch
         self.gate = gate
+        self.clock = clock
         self.certificate_sha256 = certificate_sha256
         self.join = join
         self.limits = limits
@@ -111,6 +115,8 @@ class _Connection:
         self.patience = Patience()
         self._door = door
         self._limits = door.limits
+        self._clock = door.clock
+        self._suspensions = door.clock.suspensions  # TLS is done: whoever opened this was there a moment ago.
         self._calls = door.dispatch.native_calls
         self._turns = door.dispatch.turns
         self._stream = stream
@@ -138,6 +144,8 @@ class _Connection:
         self._splitter.frame_bytes_max = self._limits.frame_bytes_max
         try:
             await self._converse()
+        except SessionVoid:
+            return
         except FrameMalformed as reason:
             await self._send([Answer(CONNECTION, "", self._caller, None, SerializationException(str(reason)))])
         except ThrottlingException as refusal:
@@ -238,9 +246,14 @@ class _Connection:
                     await self._sent.park()
 
     def _carry_out(self, bodies: list[bytes]) -> list[Answer]:
-        """All that one receive brought. Returns the answers that are there at once; the others come in tasks."""
+        """All that one receive brought. Returns the answers that are there at once; the others come in tasks.
+
+        Raises `SessionVoid`, `FrameMalformed`.
+        """
         dispatch = self._door.dispatch
         serving = dispatch.may_serve()  # Before any state is read, the credential's included.
+        if self._clock.suspensions != self._suspensions:
+            raise SessionVoid
         caller, stranger = self._identify()
         left = self._limits.connection_requests_max
         answers: list[Answer] = []
@@ -292,7 +305,8 @@ class _Connection:
     def _start(self, call: Call, caller: Caller, typed: object, request: Request[Raw]) -> None:
         self._busy.enter()
         deadline = trio.current_time() + request.deadline_ms / 1_000
-        waiting = Waiting(call, caller, typed, request.id, deadline, request.request_id)
+        asked = self._door.dispatch.running_time
+        waiting = Waiting(call, caller, typed, request.id, deadline, request.request_id, asked)
         self._nursery.start_soon(self._perform, waiting)
 
     async def _perform(self, waiting: Waiting) -> None:

@@ -139,7 +139,9 @@ class AdminHandlers:
 
     async def _change(self, call: AdminCall, body: commands.CommandBody) -> bytes:
         """The outcome's response, encoded. Raises KmsError."""
-        command = commands.encode_command(body, call.caller, request_id=call.request_id, params_hash=call.params_hash)
+        command = commands.encode_command(
+            body, call.caller, request_id=call.request_id, params_hash=call.params_hash, asked=call.asked
+        )
         outcome = await self.room.consensus.propose(command)
         refusal = outcome.error()
         if refusal is not None:

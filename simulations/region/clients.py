@@ -103,6 +103,7 @@ def surroundings(network: HostNetwork, *, client_ca: bytes, seed: str) -> Surrou
         new_request_id=request_ids(lambda: rng.randbytes(REQUEST_ID_BYTES)),
         new_jitter=lambda: random.Random(rng.getrandbits(64)),
         new_signing_key=new_signing_key,
+        machine_seconds=trio.current_time,
     )
 
 

@@ -400,6 +400,7 @@ async def _administer_at(
         raise InvariantBroken(f"the region's operator can't ask for {operation}")
     request = admin.request_type(**members)
     caller = credential.caller("operator")
-    call = AdminCall(request, caller, request_id, hash_parameters(operation, request))
+    asked = running.proposals.running_time
+    call = AdminCall(request, caller, request_id, hash_parameters(operation, request), asked)
     response: msgspec.Struct = await admin.handler(call)
     return response

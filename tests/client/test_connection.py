@@ -162,22 +162,29 @@ def test_call_ends_at_its_deadline(run: Run, region_of: RegionOf) -> None:
     run(body)
 
 
-def test_call_sent_after_its_deadline_is_still_a_request(run: Run, region_of: RegionOf) -> None:
-    """The loop was busy, and the writer's turn comes before the watch's: the node must not take the frame for garbage,
-    which would cost everybody on the connection theirs."""
+def test_call_is_not_sent_after_its_deadline(run: Run, region_of: RegionOf) -> None:
+    """The process was stopped, or its loop busy, and the writer's turn comes before the watch's: what the call asks for
+    may have been done at another node meanwhile, and undone. Those behind it are sent."""
 
     async def body() -> None:
         async with region_of(1) as region, region.client() as client:
             await client.encrypt(key_id="k", plaintext=b"x")
             connection = client._region._nodes[0].connection
             assert connection is not None
-            call = connection_module._Call(
-                "Encrypt", msgspec.Raw(b"\x80"), None, connection._now() - 0.05, anyio.Event()
-            )
-            connection._queue.append(call)
-            [request] = connection._next_batch()
-            assert request.deadline_ms == 1
-            assert frames.decode_requests(frames.encode_requests([request])[frames.LENGTH_BYTES :])[0].id == request.id
+
+            def queue(seconds: float) -> connection_module._Call:
+                deadline = connection._now() + seconds
+                call = connection_module._Call("Encrypt", msgspec.Raw(b"\x80"), None, deadline, anyio.Event())
+                connection._queue.append(call)
+                return call
+
+            late, just_in_time, early = queue(-0.05), queue(0.0009), queue(10)
+            requests = connection._next_batch()
+            assert isinstance(late.failure, errors.DeadlineExceeded)
+            assert late.ended
+            assert [request.id for request in requests] == [just_in_time.number, early.number]
+            assert requests[0].deadline_ms == 1
+            assert len(frames.decode_requests(frames.encode_requests(requests)[frames.LENGTH_BYTES :])) == 2
 
     run(body)
 

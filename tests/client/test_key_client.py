@@ -1,6 +1,8 @@
 """KeyClient against nodes on real sockets: log-in, answers, refusals, retries, time, and how it opens and closes."""
 
 import ssl
+from dataclasses import replace
+from typing import NoReturn
 
 import anyio
 import msgspec
@@ -8,6 +10,7 @@ import pytest
 
 from keycluster import KeyClient, errors
 from keycluster.client import region as region_module
+from keycluster.client.surroundings import REAL
 from keycluster.cluster.types import NodeId
 from keycluster.cluster.wire import frames
 from keycluster.cluster.wire.operations import EncryptResponse
@@ -327,6 +330,32 @@ def test_change_whose_fate_a_node_does_not_know_is_not_called_throttled(run: Run
                 await client.create_key(timeout=0.2)
             with pytest.raises(errors.KmsError):
                 await client.describe_key(key_id="k", timeout=0.2)
+
+    run(body)
+
+
+def test_change_is_not_repeated_after_its_machine_slept(run: Run, region_of: RegionOf) -> None:
+    """The loop's clock may not count that, but the region may have forgotten the first attempt since."""
+
+    async def body() -> None:
+        async with region_of(2) as region:
+            slept = 0.0
+
+            def sleep(request: AnyRequest) -> NoReturn:
+                nonlocal slept
+                slept = 3600.0
+                drop(request)
+
+            surroundings = replace(REAL, machine_seconds=lambda: slept)
+            async with KeyClient(region.endpoints(), az="az-1", surroundings=surroundings) as client:
+                region.nodes[0].handler = drop
+                await client.create_key()
+                assert [len(node.requests) for node in region.nodes] == [1, 1]
+                for node in region.nodes:
+                    node.handler = sleep
+                with pytest.raises(errors.DeadlineExceeded, match="may have been made"):
+                    await client.create_key()
+                assert sum(len(node.requests) for node in region.nodes) == 3
 
     run(body)
 

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keycluster.cluster.cluster_time import (
+    AHEAD_NS_MAX,
     OBSERVATION_NS_MAX,
     OFFSET_NS_MAX,
     OFFSET_NS_WARN,
@@ -116,10 +117,57 @@ def test_running_time_advances_under_a_leader_only() -> None:
     assert clock.running_ns(Instant(50 * SECOND)) == 7 * SECOND
     clock.lead(Instant(100 * SECOND))
     assert clock.running_ns(Instant(103 * SECOND)) == 10 * SECOND
-    clock.raise_floor(ClusterTime(0), 9 * SECOND)  # Its own stamp comes back as applied: not counted twice.
+    clock.stamp_applied(ClusterTime(0), 9 * SECOND, Instant(103 * SECOND))  # Its own: not counted twice.
     assert clock.running_ns(Instant(103 * SECOND)) == 10 * SECOND
     clock.follow(Instant(104 * SECOND))
     assert clock.running_ns(Instant(200 * SECOND)) == 11 * SECOND
+
+
+def test_leader_that_was_suspended_does_not_count_its_absence() -> None:
+    """Nor does it catch up when commands are applied again: that time is lost for good."""
+    clock = ClusterClock(node=N1, floor=ClusterTime(0), running_floor=0)
+    clock.lead(Instant(0))
+    clock.stamp_applied(ClusterTime(0), clock.running_ns(Instant(SECOND)), Instant(SECOND))
+    woke = Instant(3600 * SECOND)
+    assert clock.running_ns(woke) == SECOND + AHEAD_NS_MAX
+    clock.stamp_applied(ClusterTime(0), clock.running_ns(woke), woke)
+    assert clock.running_ns(Instant(woke + SECOND)) == 2 * SECOND + AHEAD_NS_MAX
+
+
+def test_leader_that_gets_nothing_committed_does_not_run_on() -> None:
+    """So whoever leads next, with all that was committed, is behind by no more than that, whatever it was told."""
+    clock = ClusterClock(node=N1, floor=ClusterTime(0), running_floor=0)
+    clock.lead(Instant(0))
+    for second in range(100):
+        clock.observe(N1, WallTime(START), Instant(second * SECOND))
+    assert clock.running_ns(Instant(100 * SECOND)) == AHEAD_NS_MAX
+
+
+def test_leader_goes_on_from_a_stamp_of_its_predecessor() -> None:
+    """It may have been elected before it had applied its log."""
+    clock = ClusterClock(node=N1, floor=ClusterTime(0), running_floor=0)
+    clock.lead(Instant(0))
+    clock.stamp_applied(ClusterTime(0), 100 * SECOND, Instant(SECOND))
+    assert clock.running_ns(Instant(2 * SECOND)) == 101 * SECOND
+    assert clock.stamped == 100 * SECOND
+
+
+@given(st.lists(st.tuples(st.sampled_from(["look", "apply", "lead", "follow"]), st.integers(0, 60 * SECOND))))
+def test_running_time_is_no_faster_than_time_and_never_far_ahead_of_what_was_applied(
+    steps: list[tuple[str, int]],
+) -> None:
+    """Whatever happens to the process."""
+    clock = ClusterClock(node=N1, floor=ClusterTime(0), running_floor=0)
+    now = 0
+    for what, elapsed in steps:
+        now += elapsed
+        if what == "apply":
+            clock.stamp_applied(ClusterTime(0), clock.running_ns(Instant(now)), Instant(now))
+        elif what == "lead":
+            clock.lead(Instant(now))
+        elif what == "follow":
+            clock.follow(Instant(now))
+        assert clock.running_ns(Instant(now)) <= min(now, clock.stamped + AHEAD_NS_MAX)
 
 
 @pytest.mark.parametrize(
@@ -181,7 +229,7 @@ def test_time_and_running_time_never_go_back(steps: list[tuple[str, int, int]]) 
         elif what == "follow":
             clock.follow(Instant(now))
         else:
-            clock.raise_floor(ClusterTime(value), value)
+            clock.stamp_applied(ClusterTime(value), value, Instant(now))
         time = clock.time(THREE, Instant(now))
         assert time is None or time >= newest
         newest = newest if time is None else time

@@ -207,7 +207,12 @@ class RegionInProcess:
     async def _carry_out(self, node: Node, body: CommandBody, *, request_id: bytes | None = None) -> bytes:
         credential = node.room.credential(ACCESS_KEY.access_key_id)
         assert credential is not None
-        command = encode_command(body, credential.caller("test"), request_id=request_id or os.urandom(16))
+        command = encode_command(
+            body,
+            credential.caller("test"),
+            request_id=request_id or os.urandom(16),
+            asked=node.proposals.running_time,
+        )
         with trio.fail_after(UNTIL_S):
             outcome: Outcome = await node.proposals.propose(command)
         assert outcome.error() is None, outcome

@@ -17,6 +17,7 @@ from msgspec.structs import replace
 
 from keycluster.cluster.keys.apply import apply_entry
 from keycluster.cluster.keys.commands import (
+    UNDATED,
     CommandBody,
     IssueJoinToken,
     Outcome,
@@ -38,7 +39,7 @@ from keycluster.cluster.raft.messages import Entry, EntryKind
 from keycluster.cluster.seams import ByteStream, World
 from keycluster.cluster.store.log import LogStore
 from keycluster.cluster.store.state import StateStore, StateTx, StateView
-from keycluster.cluster.types import SECOND, AccountId, ClusterTime, LogIndex, NodeId, Term
+from keycluster.cluster.types import SECOND, AccountId, ClusterTime, LogIndex, NodeId, RunningTime, Term
 from keycluster.cluster.wire.errors import KmsError
 from keycluster.cluster.wire.frames import (
     GREETING_BYTES_MAX,
@@ -133,6 +134,10 @@ class RegionOnDisk:
 
     def cluster_time(self) -> ClusterTime | None:
         return ClusterTime(self.world.clock.wall() + self.late_by)
+
+    @property
+    def running_time(self) -> RunningTime:
+        return UNDATED
 
     async def propose(self, command: bytes) -> Outcome:
         return self._propose(command)

@@ -47,7 +47,8 @@ def waiting(region: Region, name: str, request: Any, *, request_id: bytes | None
     credential = region.room.credential(ACCESS_KEY)
     assert credential is not None
     deadline = trio.current_time() + seconds
-    return Waiting(region.dispatch.calls[name], credential.caller("192.0.2.1"), request, 7, deadline, request_id)
+    call, caller, asked = region.dispatch.calls[name], credential.caller("192.0.2.1"), region.dispatch.running_time
+    return Waiting(call, caller, request, 7, deadline, request_id, asked)
 
 
 def test_every_operation_is_offered_at_both_doors(region: Region) -> None:
@@ -64,6 +65,7 @@ def test_node_without_a_lease_reads_no_state(region: Region) -> None:
     region.state.reads.clear()
     call = region.dispatch.calls["Encrypt"]
     answer = region.dispatch.answer_now(call, region.caller(), None, number=1, serving=False)
+    assert answer is not None
     assert isinstance(answer.error, call.unavailable)
     assert region.state.reads == []
 
@@ -175,7 +177,9 @@ def inline(region: Region, monkeypatch: pytest.MonkeyPatch, raised: BaseExceptio
 
     call = region.dispatch.calls["GenerateRandom"]
     monkeypatch.setattr(call, "handler", handler)
-    return region.dispatch.answer_now(call, region.caller(), GenerateRandomRequest(), number=1, serving=True)
+    answer = region.dispatch.answer_now(call, region.caller(), GenerateRandomRequest(), number=1, serving=True)
+    assert answer is not None
+    return answer
 
 
 def test_refusal_of_a_handler_is_the_answer(region: Region, monkeypatch: pytest.MonkeyPatch) -> None:

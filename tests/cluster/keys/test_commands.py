@@ -25,19 +25,27 @@ from keycluster.cluster.keys.commands import (
     stamp,
 )
 from keycluster.cluster.keys.records import MemberRole
-from keycluster.cluster.types import AccountId, ClusterTime, KeyId
+from keycluster.cluster.types import AccountId, ClusterTime, KeyId, RunningTime
 from keycluster.cluster.wire.errors import DisabledException
 from keycluster.cluster.wire.operations import CreateKeyRequest, EnableKeyRequest, Tag
 from tests.command_strategies import BODIES, bodies, callers, values_of
 from tests.key_machine import caller_of
 
 
-@given(bodies, callers, st.binary(min_size=16, max_size=16), st.binary(min_size=32, max_size=32))
-def test_command_of_any_body_comes_back(body: Any, caller: Caller, request_id: bytes, params_hash: bytes) -> None:
+@given(
+    bodies,
+    callers,
+    st.binary(min_size=16, max_size=16),
+    st.binary(min_size=32, max_size=32),
+    st.integers(0, TIME_MAX).map(RunningTime),
+)
+def test_command_of_any_body_comes_back(
+    body: Any, caller: Caller, request_id: bytes, params_hash: bytes, asked: RunningTime
+) -> None:
     """Whatever a command says, its decoding says the same."""
-    command = decode_command(encode_command(body, caller, request_id=request_id, params_hash=params_hash))
+    command = decode_command(encode_command(body, caller, request_id=request_id, params_hash=params_hash, asked=asked))
     assert (command.body, command.caller) == (body, caller)
-    assert (command.request_id, command.params_hash) == (request_id, params_hash)
+    assert (command.request_id, command.params_hash, command.asked) == (request_id, params_hash, asked)
 
 
 @given(bodies, st.integers(0, TIME_MAX), st.integers(0, TIME_MAX))
@@ -84,14 +92,20 @@ def test_command_with_one_byte_changed_is_malformed_or_another_command(body: Any
         decoded = decode_command(bytes(command))
     except CommandMalformed:
         return
-    again = encode_command(decoded.body, decoded.caller, request_id=decoded.request_id, params_hash=decoded.params_hash)
+    again = encode_command(
+        decoded.body,
+        decoded.caller,
+        request_id=decoded.request_id,
+        params_hash=decoded.params_hash,
+        asked=decoded.asked,
+    )
     assert again == bytes(command)
 
 
 def test_command_with_extra_members_is_malformed() -> None:
     """msgspec would skip them; two versions of a node could then apply one command differently."""
     raw = msgspec.msgpack.decode(encode_command(EnableKey("k"), caller_of()))
-    raw[4].append("extra")
+    raw[5].append("extra")
     with pytest.raises(CommandMalformed):
         decode_command(msgspec.msgpack.encode(raw))
 
@@ -102,10 +116,20 @@ def test_command_with_extra_members_is_malformed() -> None:
         b"",
         b"\x02" + bytes(16) + encode_command(EnableKey("k"), caller_of()),
         stamp(encode_command(EnableKey("k"), caller_of()), ClusterTime(2**64 - 1), 0),
+        stamp(encode_command(EnableKey("k"), caller_of(), asked=RunningTime(TIME_MAX + 1)), ClusterTime(0), 0),
+        stamp(encode_command(EnableKey("k"), caller_of(), asked=RunningTime(-1)), ClusterTime(0), 0),
         stamp(b"\x91" * 200_000, ClusterTime(0), 0),
         stamp(bytes(300_000), ClusterTime(0), 0),
     ],
-    ids=["empty", "other stamp version", "beyond time", "deeply nested", "too long"],
+    ids=[
+        "empty",
+        "other stamp version",
+        "beyond time",
+        "asked beyond time",
+        "asked before time",
+        "deeply nested",
+        "too long",
+    ],
 )
 def test_payload_that_no_leader_makes_is_malformed(payload: bytes) -> None:
     """Unknown versions, impossible times, nesting and length are all refused in the same way."""

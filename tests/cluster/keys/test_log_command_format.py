@@ -27,7 +27,8 @@ def with_bytes(value: Any) -> Any:
 @pytest.mark.parametrize("vector", VECTORS)
 def test_payload_of_vector_is_what_the_document_says(vector: dict[str, Any]) -> None:
     """Made from the document's words alone, with a msgpack library that isn't ours."""
-    command = [1, vector["request id"], vector["caller"], vector["parameters hash"], with_bytes(vector["body"])]
+    command = [1, vector["request id"], vector["caller"], vector["parameters hash"], vector["asked"]]
+    command.append(with_bytes(vector["body"]))
     header = struct.pack(">BQQ", 1, vector["cluster time"], vector["running time"])
     assert header + msgpack.packb(command) == vector["payload"]
 
@@ -39,8 +40,15 @@ def test_payload_of_vector_decodes_and_encodes_again(vector: dict[str, Any]) -> 
     command = payload.command
     assert (payload.time, payload.running_ns) == (vector["cluster time"], vector["running time"])
     assert (command.request_id, command.params_hash) == (vector["request id"], vector["parameters hash"])
+    assert command.asked == vector["asked"]
     assert command.caller.is_region is (not vector["caller"][2])
-    again = encode_command(command.body, command.caller, request_id=command.request_id, params_hash=command.params_hash)
+    again = encode_command(
+        command.body,
+        command.caller,
+        request_id=command.request_id,
+        params_hash=command.params_hash,
+        asked=command.asked,
+    )
     assert stamp(again, payload.time, payload.running_ns) == vector["payload"]
 
 

@@ -20,7 +20,7 @@ from keycluster.cluster.keys.apply import apply_entry
 from keycluster.cluster.keys.commands import Outcome, stamp
 from keycluster.cluster.keys.records import Table, access_key_row
 from keycluster.cluster.raft.messages import Entry, EntryKind
-from keycluster.cluster.types import LogIndex, NodeId, Term
+from keycluster.cluster.types import SECOND, Instant, LogIndex, NodeId, Term, WallTime
 from keycluster.cluster.wire.frames import (
     Challenge,
     Failure,
@@ -47,12 +47,29 @@ from keycluster.node.doors.aws import AwsDoor
 from keycluster.node.doors.limits import DEFAULT_LIMITS, DoorLimits
 from keycluster.node.doors.native import NativeDoor
 from keycluster.node.gate import Gate
+from keycluster.node.suspension import WatchedClock
 from tests.room_on_memory import NOW, REGION, MemoryState, RoomOnMemory, StillConsensus
 
 ACCESS_KEY = "AKIAIOSFODNN7EXAMPLE"
 SECRET = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"
 CERTIFICATE = b"\x11" * 32
 PATIENCE_SECONDS = 20.0
+
+
+class ClockByHand:
+    """Stands still until it is moved."""
+
+    def __init__(self) -> None:
+        self.at = Instant(SECOND)
+
+    def now(self) -> Instant:
+        return self.at
+
+    def wall(self) -> WallTime:
+        return WallTime(NOW)
+
+    def move(self, by_ns: int) -> None:
+        self.at = Instant(self.at + by_ns)
 
 
 class AppliedAtOnce(StillConsensus):
@@ -65,6 +82,11 @@ class AppliedAtOnce(StillConsensus):
         self.hold: trio.Event | None = None
         self.settle: trio.Event | None = None
         self._region = region
+
+    def may_serve(self) -> bool:
+        """Reads the clock as a node does."""
+        self._region.watched.now()
+        return super().may_serve()
 
     async def propose(self, command: bytes) -> Outcome:
         self.proposed.append(command)
@@ -93,6 +115,8 @@ class Region(RoomOnMemory):
         self.consensus = self.applied
         self.room.consensus = cast(Any, self.applied)
         self.state.applied_index = LogIndex(1)  # type: ignore[attr-defined]
+        self.clock = ClockByHand()
+        self.watched = WatchedClock(self.clock)
         admin = door.pop("admin", None)
         self.dispatch = Dispatch(self.room, admin=admin)
         self.gate = Gate()
@@ -100,11 +124,14 @@ class Region(RoomOnMemory):
             room=self.room,
             dispatch=self.dispatch,
             gate=self.gate,
+            clock=self.watched,
             certificate_sha256=lambda: CERTIFICATE,
             limits=limits,
             **door,
         )
-        self.aws_door = AwsDoor(room=self.room, dispatch=self.dispatch, gate=self.gate, limits=limits)
+        self.aws_door = AwsDoor(
+            room=self.room, dispatch=self.dispatch, gate=self.gate, clock=self.watched, limits=limits
+        )
         self.add_access_key(ACCESS_KEY, SECRET.encode())
 
     def change_access_key(self, **fields: Any) -> None:

@@ -28,6 +28,7 @@ SURROUNDINGS = Surroundings(
     new_request_id=request_ids(REAL.new_request_id),
     new_jitter=REAL.new_jitter,
     new_signing_key=REAL.new_signing_key,
+    machine_seconds=REAL.machine_seconds,
 )
 
 
