@@ -50,7 +50,7 @@ class FaultKind(StrEnum):
     DISK_SLOW = "disk-slow"
     DISK_STALL = "disk-stall"  # It answers nothing for a while.
     APPLY_HANG = "apply-hang"  # A member's apply makes no progress, though all else of it runs.
-    BIT_ROT = "bit-rot"  # A byte of a file changes while the node is down.
+    BIT_ROT = "bit-rot"  # A byte of a file changes while the node is down, or of a snapshot on its way.
     DISK_FULL = "disk-full"
     DISK_ERROR = "disk-error"  # It refuses a sync, or all writes and syncs for a while.
     ROLLED_BACK = "rolled-back"  # A node starts on an old copy of its disk.

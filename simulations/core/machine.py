@@ -80,6 +80,7 @@ class Machine:
     write_waits: bool = False  # For the end of the stall.
     apply_ns: int = 1 * MILLISECOND
     apply_hangs: bool = False
+    rots_next: Callable[[], None] | None = None  # The next snapshot that it stores is damaged; called then.
     applying: bool = False
 
     door: Door | None = None  # Of this life, where callers come.

@@ -30,6 +30,7 @@ SLOWEST_WRITE_NS = 80 * MILLISECOND
 WALL_JUMP_NS_MAX = 200 * SECOND  # Beyond a minute a node refuses to serve.
 AMBUSH_CHANCE = 0.5  # That a fault which can waits for a bad moment.
 RESTART_AMBUSH_CHANCE = 0.2
+OVERTAKEN_NS_MIN = 1_500 * MILLISECOND  # Longer than a lease, for which changes wait.
 COPY_AGES_NS = 200 * MILLISECOND  # So old a copy of a disk is when it is put in, …
 COPY_KEPT_NS_MAX = 5 * SECOND  # … and so much older where little is written.
 HAND_OVER_NS_MAX = 2 * SECOND  # As long as a node that is told to stop waits for another one to lead.
@@ -64,7 +65,7 @@ class Nemesis:
         world.network.heal()
         world.release_held()
         for node, machine in world.machines.items():
-            machine.trap = None
+            machine.trap = machine.rots_next = None
             machine.apply_ns = machine.write_ns = MILLISECOND
             machine.wall_offset_ns = machine.wall_offset_founded_ns
             world.set_disk_stalls(node, False)
@@ -357,6 +358,25 @@ class Nemesis:
         elif self._world.t < until:
             self._later(COPY_AGES_NS, partial(self._put_in, fault, machine, copy, rng, until))
 
+    def _bit_rot(self, fault: Fault, rng: random.Random) -> str | None:
+        """Of a snapshot: a member is down while the others' logs go past it; what it gets then is damaged, must be
+        refused, and made again. (What becomes of a store or a log that is damaged is a whole node's matter.)"""
+        victim = self._victim(rng)
+        if victim is None:
+            return None
+        victim.rots_next = partial(self._rotten, fault)
+        self._crash_for(victim.node, max(fault.for_ns, OVERTAKEN_NS_MIN))
+        self._later(max(fault.for_ns, OVERTAKEN_NS_MIN) - MILLISECOND, partial(self._overtake, victim))
+        return str(victim.node)
+
+    def _overtake(self, victim: Machine) -> None:
+        for machine in self._running():
+            if machine is not victim:
+                changes.compact(machine)
+
+    def _rotten(self, fault: Fault) -> None:
+        self.counts[fault.kind.value] += 1
+
     def _compact(self, fault: Fault, rng: random.Random) -> str | None:
         """Far enough that members that lag need a snapshot."""
         victim = self._victim(rng)
@@ -391,6 +411,7 @@ SPRINGS_LATER = frozenset(
         FaultKind.CRASH_AT_STEP,
         FaultKind.CRASH_AT_WRITE,
         FaultKind.PAUSE_BEFORE_OUTPUT,
+        FaultKind.BIT_ROT,
         FaultKind.ROLLED_BACK,
         FaultKind.WALL_LEAP,
     }
@@ -421,6 +442,7 @@ ACTS: Final[dict[FaultKind, Act]] = {
     FaultKind.DISK_SLOW: Nemesis._disk_slow,
     FaultKind.DISK_STALL: Nemesis._disk_stall,
     FaultKind.APPLY_HANG: Nemesis._apply_hang,
+    FaultKind.BIT_ROT: Nemesis._bit_rot,
     FaultKind.ROLLED_BACK: Nemesis._roll_back,
     FaultKind.COMPACT: Nemesis._compact,
     FaultKind.ADD_VOTER: Nemesis._change_members,

@@ -4,7 +4,7 @@ As in `node/raft_driver.py`: one write at a time, and those that come meanwhile 
 a time; a snapshot is installed behind all of both.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from keycluster.cluster.raft.messages import Entry, SnapshotMeta
@@ -142,8 +142,14 @@ class Storage:
             world.push(world.t, machine, life, self._read_chunk, read, None)
 
     def _store_chunk(self, machine: Machine, now: Instant, chunk: IncomingChunk, _: None) -> None:
-        if machine.member is not None:
-            machine.member.store_chunk(chunk, now, self._snapshot_state)
+        if machine.member is None:
+            return
+        rotten = machine.rots_next
+        find: Callable[[SnapshotMeta], AppliedState | None] = self._snapshot_state
+        if rotten is not None and chunk.done:
+            machine.rots_next, find = None, _nothing
+            rotten()
+        machine.member.store_chunk(chunk, now, find)
 
     def _install(self, machine: Machine, now: Instant, meta: SnapshotMeta, _: None) -> None:
         """A driver installs only behind all writes and applies that it was given before."""
@@ -178,3 +184,8 @@ class Storage:
             if machine.member is not None and meta in machine.member.snapshots:
                 return machine.member.snapshots[meta]
         return None
+
+
+def _nothing(_meta: SnapshotMeta) -> AppliedState | None:
+    """What is left of a snapshot that doesn't verify."""
+    return None

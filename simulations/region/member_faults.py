@@ -13,7 +13,7 @@ from keycluster.cluster.wire.errors import KmsError
 from keycluster.node.joining import JoinFailed
 from keycluster.simulations.checkers.key_model import NOT_FOUND
 from keycluster.simulations.faults import Fault, FaultKind
-from keycluster.simulations.region.nemesis import Nemesis, Strike
+from keycluster.simulations.region.nemesis import LEADER_CHANCE, Nemesis, Strike
 from keycluster.simulations.region.node import Excuse, SimNode
 from keycluster.simulations.region.region import TOO_LATE, az_name
 
@@ -39,7 +39,9 @@ def remove(nemesis: Nemesis, fault: Fault, rng: random.Random) -> str | None:
     fit = [name for name in stay if name not in voters or len(voters) > VOTERS_MIN]
     if not fit:
         return None
-    node = region.nodes[rng.choice(fit)]
+    leader = region.leader()
+    seeks_leader = rng.random() < LEADER_CHANCE
+    node = leader if leader is not None and leader.name in fit and seeks_leader else region.nodes[rng.choice(fit)]
 
     async def take_it_out() -> None:
         if await take_out(nemesis, node):

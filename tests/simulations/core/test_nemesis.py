@@ -5,6 +5,7 @@ from collections import Counter
 
 import pytest
 
+from keycluster.cluster.marks import all_marks
 from keycluster.cluster.types import MILLISECOND, SECOND, NodeId
 from keycluster.simulations.core import changes
 from keycluster.simulations.core.machine import Machine
@@ -148,3 +149,13 @@ def test_leap_waits_until_somebody_campaigns(core: CoreRun) -> None:
     [at] = leapt_in
     assert at < core.t
     assert max(machine.disk.hard_state.term for machine in core.machines.values()) > term
+
+
+def test_damaged_snapshot_is_refused_and_made_again(core: CoreRun) -> None:
+    """The member was down while the others' logs went past it; it serves in the end."""
+    refused = next(mark for mark in all_marks() if mark.name == "a snapshot is refused")
+    before = refused.count
+    assert core.nemesis._bit_rot(a_fault(FaultKind.BIT_ROT), random.Random(3)) is not None
+    core.run_while(lambda: core.nemesis.counts["bit-rot"] == 0, ns_max=4 * SECOND)
+    core.run_while(lambda: not all(core.may_serve(node) for node in list(core.machines)[:5]), ns_max=5 * SECOND)
+    assert refused.count == before + 1

@@ -7,7 +7,7 @@ import trio
 
 from keycluster.cluster.types import MILLISECOND, SECOND
 from keycluster.simulations.checkers.history import Call, History
-from keycluster.simulations.faults import MINUTE, Fault, FaultKind
+from keycluster.simulations.faults import MINUTE, Fault, FaultKind, Leap
 from keycluster.simulations.region import leap_faults
 from keycluster.simulations.region.nemesis import Nemesis
 from keycluster.simulations.region.region import SimRegion
@@ -75,7 +75,7 @@ def test_leap_moves_all_wall_clocks_and_no_other() -> None:
         work = SimWorkload(region, PLAN, seed="7", history=History(), trace=Trace())
         clocks = [*(node.clock for node in region.nodes.values()), *(client.clock for client in work.clients)]
         walls, shown, errors = zip(*((c.wall(), c.now(), c.wall_error_ns) for c in clocks), strict=True)
-        leap_faults._leap(nemesis, fault(), leap_faults.Leap(20 * MINUTE, is_taken_back=False))
+        leap_faults._leap(nemesis, fault(), Leap(20 * MINUTE, is_taken_back=False))
         assert [clock.wall() for clock in clocks] == [wall + 20 * MINUTE for wall in walls]
         assert [clock.now() for clock in clocks] == list(shown)
         assert [clock.wall_error_ns for clock in clocks] == list(errors)
@@ -90,10 +90,10 @@ def test_leap_that_is_taken_back_ends_with_the_fault() -> None:
 
     async def body(region: SimRegion) -> None:
         nemesis = Nemesis(region, strikes=STRIKES, trace=Trace())
-        leap_faults._leap(nemesis, fault(), leap_faults.Leap(20 * MINUTE, is_taken_back=True))
+        leap_faults._leap(nemesis, fault(), Leap(20 * MINUTE, is_taken_back=True))
         await trio.sleep(0.6)
         assert region.wire.leapt_ns == 0
-        leap_faults._leap(nemesis, replace(fault(), number=1), leap_faults.Leap(-20 * MINUTE, is_taken_back=True))
+        leap_faults._leap(nemesis, replace(fault(), number=1), Leap(-20 * MINUTE, is_taken_back=True))
         assert region.wire.leapt_ns == -20 * MINUTE
         nemesis.peace()
         assert region.wire.leapt_ns == 0
