@@ -5,7 +5,7 @@ created = region.write("CreateKey", CreateKeyRequest())
 region.read("DescribeKey", DescribeKeyRequest(key_id=created.key_metadata.key_id))
 """
 
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 
@@ -57,7 +57,7 @@ class KeyRoom:
             node=NODE,
             keyring=self.keyring,
             entropy=SeededEntropy(7),
-            consensus=cast(Any, self.consensus),
+            consensus=self.consensus,
         )
         self.consensus.room = self.room
 

@@ -155,7 +155,7 @@ class RoomOnMemory:
             node=NodeId("node-a"),
             keyring=self.keyring,
             entropy=self.entropy,
-            consensus=cast(Any, self.consensus),
+            consensus=self.consensus,
             cache_bytes_max=cache_bytes_max,
         )
         self.put(Table.REGION, ONLY_ROW, RegionRecord(region=REGION, founded=NOW, generation=1))

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 import pytest
@@ -12,7 +12,7 @@ from keycluster.cluster.keys.commands import Caller, CommandBody, Outcome, encod
 from keycluster.cluster.keys.hierarchy import Keyring
 from keycluster.cluster.raft.messages import Entry, EntryKind, Membership
 from keycluster.cluster.store.state import StateStore, StateView
-from keycluster.cluster.types import KeyId, LogIndex, NodeId, Term
+from keycluster.cluster.types import ClusterTime, KeyId, LogIndex, NodeId, RunningTime, Term
 from keycluster.cluster.wire.errors import (
     DisabledException,
     KMSInvalidStateException,
@@ -50,8 +50,28 @@ class StoredConsensus:
         return self.store.view
 
     @property
+    def leader(self) -> NodeId:
+        return NODE
+
+    def may_serve(self) -> bool:
+        return True
+
+    def cluster_time(self) -> ClusterTime:
+        return NOW
+
+    @property
+    def running_time(self) -> RunningTime:
+        return RunningTime(0)
+
+    async def propose(self, command: bytes) -> Outcome:
+        raise NotImplementedError  # `StoredRegion.apply` does it.
+
+    @property
     def settled_index(self) -> LogIndex:
         return self.store.view.applied_index
+
+    async def settled(self, index: LogIndex) -> None:
+        return
 
 
 class StoredRegion:
@@ -72,8 +92,8 @@ class StoredRegion:
             region=REGION,
             node=NODE,
             keyring=self.keyring,
-            entropy=cast(Any, entropy),
-            consensus=cast(Any, StoredConsensus(self.store)),
+            entropy=entropy,
+            consensus=StoredConsensus(self.store),
         )
         if is_new:
             assert self.apply(FOUNDING, region_caller(NODE)).error() is None

@@ -1,7 +1,6 @@
 """A command's way to its outcome, with a replica that does as it is told."""
 
 from collections.abc import Sequence
-from types import SimpleNamespace
 from typing import cast
 
 import pytest
@@ -13,6 +12,7 @@ from hypothesis import strategies as st
 from keycluster.cluster.cluster_time import NoClusterTime
 from keycluster.cluster.keys.commands import Caller, Outcome, UpdateKeyDescription, encode_command
 from keycluster.cluster.peer_messages import Forward, ForwardReply
+from keycluster.cluster.raft.core import RaftCore
 from keycluster.cluster.raft.errors import HandingOver, NotLeader, ProposalsFull
 from keycluster.cluster.raft.messages import Entry, EntryKind
 from keycluster.cluster.replica import Replica
@@ -28,12 +28,24 @@ ME, N2, N3 = NodeId("n1"), NodeId("n2"), NodeId("n3")
 DONE = Outcome(ok=b"done")
 
 
-class ScriptedReplica:
-    """Leads, settles and refuses as the test says."""
+class ScriptedCore(RaftCore):
+    """Knows who leads, and in which term."""
+
+    leader: NodeId | None = None
+    term = Term(1)
 
     def __init__(self) -> None:
-        self.core = SimpleNamespace(leader=None, term=Term(1))
-        self.settled_index = LogIndex(0)
+        pass
+
+
+class ScriptedReplica(Replica):
+    """Leads, settles and refuses as the test says."""
+
+    core = ScriptedCore()
+    settled_index = LogIndex(0)
+
+    def __init__(self) -> None:
+        self.core = ScriptedCore()
         self.last_index = LogIndex(10)
         self.proposed: list[list[bytes]] = []
         self.refusal: Exception | None = None
@@ -66,8 +78,8 @@ class Bench:
         self.results: dict[bytes, Outcome | Exception] = {}
         self.proposals = Proposals(
             node=ME,
-            replica=cast(Replica, self.replica),
-            view=cast(StateView, None),
+            replica=self.replica,
+            view=cast(StateView, None),  # Handed on, never looked into.
             clock=RealClock(),
             entropy=RealEntropy(),
             send=self._send,

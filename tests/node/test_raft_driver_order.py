@@ -15,7 +15,7 @@ from keycluster.cluster.raft.messages import Entry, EntryKind, Membership, Snaps
 from keycluster.cluster.raft.progress import ProgressState
 from keycluster.cluster.raft.ready import IncomingChunk, SnapshotRead
 from keycluster.cluster.replica import Replica, ReplicaPersist, ReplicaReady
-from keycluster.cluster.seams import Clock, Disk
+from keycluster.cluster.seams import Disk
 from keycluster.cluster.store.errors import SnapshotRefused
 from keycluster.cluster.store.state import StateTx
 from keycluster.cluster.types import MILLISECOND, SECOND, Instant, LogIndex, NodeId, Term, WallTime
@@ -65,7 +65,7 @@ class Bench:
         self.driver = RaftDriver(
             replica=cast(Replica, self),
             stores=cast(Stores, stores),
-            clock=cast(Clock, TrioClock()),
+            clock=TrioClock(),
             disk=cast(Disk, self),
             apply_entry=lambda tx, applied: Outcome(),
             send=lambda peer, message: self.note(f"send to {peer}"),

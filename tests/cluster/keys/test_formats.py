@@ -30,7 +30,7 @@ from keycluster.cluster.wire.operations import (
 )
 from keycluster.node.operations.data import decrypt, encrypt, generate_data_key, re_encrypt
 from tests.format_vectors import FORMATS, format_vectors
-from tests.room_on_memory import NOW, RoomOnMemory
+from tests.room_on_memory import NOW, RoomOnMemory, SeededEntropy
 
 BLOBS = format_vectors("blob")
 Vector = dict[str, Any]
@@ -41,10 +41,11 @@ def keyring(vector: Vector) -> Keyring:
     return Keyring(vector["region"], {number: vector["generation key"]}, number)
 
 
-class VectorEntropy:
+class VectorEntropy(SeededEntropy):
     """Gives out the random bytes of vectors, in order."""
 
     def __init__(self, *pieces: bytes) -> None:
+        super().__init__()
         self._pieces = list(pieces)
 
     def random_bytes(self, count: int) -> bytes:
@@ -168,7 +169,7 @@ def test_blob_vector_through_the_operations(vector: Vector) -> None:
     room, caller = region.room, region.caller()
     context, blob, plaintext = vector["context"], vector["blob"], vector["plaintext"]
 
-    room.entropy = VectorEntropy(vector["random"])  # type: ignore[assignment]  # All that handlers ask of it.
+    room.entropy = VectorEntropy(vector["random"])
     sealed = encrypt(
         room, caller, EncryptRequest(key_id=vector["key id"], plaintext=plaintext, encryption_context=context)
     )
@@ -177,7 +178,7 @@ def test_blob_vector_through_the_operations(vector: Vector) -> None:
     opened = decrypt(room, caller, DecryptRequest(ciphertext_blob=blob, encryption_context=context))
     assert opened.plaintext == plaintext
 
-    room.entropy = VectorEntropy(vector["random"])  # type: ignore[assignment]
+    room.entropy = VectorEntropy(vector["random"])
     again = re_encrypt(
         room,
         caller,
@@ -190,7 +191,7 @@ def test_blob_vector_through_the_operations(vector: Vector) -> None:
     )
     assert again.ciphertext_blob == blob
 
-    room.entropy = VectorEntropy(plaintext, vector["random"])  # type: ignore[assignment]
+    room.entropy = VectorEntropy(plaintext, vector["random"])
     data_key = generate_data_key(
         room,
         caller,

@@ -10,7 +10,7 @@ Streams are trio's own in-memory ones, so time can be virtual; `serve_http` open
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from itertools import count
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 import trio
@@ -113,7 +113,7 @@ class Region(RoomOnMemory):
         super().__init__()
         self.applied = AppliedAtOnce(self.state, self)
         self.consensus = self.applied
-        self.room.consensus = cast(Any, self.applied)
+        self.room.consensus = self.applied
         self.state.applied_index = LogIndex(1)  # type: ignore[attr-defined]
         self.clock = ClockByHand()
         self.watched = WatchedClock(self.clock)

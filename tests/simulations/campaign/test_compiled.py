@@ -20,7 +20,7 @@ from keycluster.simulations.campaign.compiled import (
     compiled_if_it_pays,
 )
 from keycluster.simulations.campaign.pool import Job, Pool, WorkerWontStart
-from keycluster.simulations.campaign.replay_file import FLOORS, tree_sha256
+from keycluster.simulations.campaign.replay_file import FLOORS, code_sha256, tree_sha256
 from keycluster.simulations.campaign.worker import MODULES
 from keycluster.simulations.runs import RunSpec, Simulator
 
@@ -114,7 +114,7 @@ def test_missing_mypyc_is_one_line(cache: Path, monkeypatch: pytest.MonkeyPatch)
 def test_few_runs_use_what_is_there_and_compile_nothing(cache: Path) -> None:
     """A minute of compiling isn't worth it for a few seconds of runs."""
     assert compiled_if_it_pays(not_told, simulated_s=1.0) is None
-    made = cache / compiled._key(HOT, compiled.code_sha256())
+    made = cache / compiled._key(HOT, code_sha256())
     made.mkdir()
     assert compiled_if_it_pays(not_told, simulated_s=1.0) == made
     assert compiled_if_it_pays(not_told, simulated_s=PAYS_FROM_S) == made
