@@ -21,7 +21,9 @@ from keycluster.simulations.workload.turns import Turn
 CHANGE_SECONDS: Final = 4.0
 UNDER_WAY_SECONDS: Final = 0.02
 """A change takes a few round trips and syncs: some leaps find it in no log yet, some already answered."""
-REPEATS: Final = 2
+AGAIN_AFTER_SECONDS: Final = ((0.0, 0.0), (0.1, 0.6))
+"""Before each repeat, from and to: the leader hears others' clocks with their questions for leases, four times a
+second, and until then cluster time goes on as before."""
 DISABLE_CHANCE: Final = 0.5  # What is undone before the leap, so that doing it again shows.
 UNANSWERED_CHANCE: Final = 0.5
 
@@ -53,7 +55,8 @@ async def ask_across(turn: Turn, leap: LeapAhead) -> None:
         has_leapt = leap.begin()
     if not has_leapt:
         return
-    for _ in range(REPEATS):
+    for seconds in AGAIN_AFTER_SECONDS:
+        await trio.sleep(turn.rng.uniform(*seconds))
         node = turn.rng.choice(turn.caller.door.nodes)
         await turn.ask(change, at=node, request_id=request_id, seconds=CHANGE_SECONDS)
     if isinstance(change, wire.DisableKeyRequest):
