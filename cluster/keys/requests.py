@@ -9,8 +9,8 @@ client was told did not happen. Refusals that only say "try again" (`retryable`)
 be able to succeed.
 
 How much is remembered, per principal: each request for `REMEMBERED_NS` (10 minutes); beyond `REMEMBERED_FREELY` those
-older than `REMEMBERED_LEAST_NS` (a minute, many times what a client goes on retrying for) are dropped early; at
-`REMEMBERED_MAX` new requests are throttled rather than the young ones forgotten. Each request drops a few of its own
+older than `REMEMBERED_LEAST_NS` (3 minutes: AWS's SDKs wait a minute for an answer before they ask again) are dropped
+early; at `REMEMBERED_MAX` new requests are throttled rather than the young ones forgotten. Each request drops a few of its own
 principal's, each Tick a few of everybody's, so no entry pays for many.
 
 All of this is running time, which no wall clock moves and which stands still while nobody leads (timekeeping.py).
@@ -20,7 +20,7 @@ applied which took it from its caller, and more than `AGE_NS_MAX` after that it 
 is remembered. Why that is enough: let a request be carried out at running time C and forgotten, so that it is C +
 `REMEMBERED_LEAST_NS` by now or later. A copy that isn't too old is of a node that had applied an entry of C +
 `REMEMBERED_LEAST_NS` - `AGE_NS_MAX`, so the request's first copy too, before its caller gave it this one. No clock of
-any node enters into that; only callers who go on asking for what has been done for half a minute could have it twice.
+any node enters into that; only callers who go on asking for minutes for what has been done could have it twice.
 """
 
 from keycluster.cluster.invariant import InvariantBroken, require
@@ -53,13 +53,13 @@ from keycluster.cluster.wire.errors import (
 )
 
 REMEMBERED_NS = 600 * SECOND
-REMEMBERED_LEAST_NS = 60 * SECOND
+REMEMBERED_LEAST_NS = 180 * SECOND
 AGE_NS_MAX = 30 * SECOND
 """Twice what a command's date may be behind when it is taken (`AHEAD_NS_MAX` in cluster_time.py), and far more than the
-few seconds that a node holds it while nobody leads. Half of the least that is remembered: see above."""
+few seconds that a node holds it while nobody leads. A small part of the least that is remembered: see above."""
 AGED_TEXT = "This request was under way for too long, and was not carried out. It may be repeated."
 REMEMBERED_FREELY = 10_000
-REMEMBERED_MAX = 200_000
+REMEMBERED_MAX = 400_000
 DROPPED_PER_REQUEST = 3  # More than one: a full memory shrinks.
 DROPPED_PER_TICK = 128
 PRINCIPALS_PER_TICK = 16
@@ -107,7 +107,7 @@ def make_room(state: StateWriter, principal: str, now: RunningTime) -> Principal
         return PrincipalRecord(first=0, next=0)
     left, _ = _forget(state, hashed, remembered, now, most=DROPPED_PER_REQUEST)
     if left.next - left.first >= REMEMBERED_MAX:
-        raise ThrottlingException("Too many requests by this principal in the last minute")
+        raise ThrottlingException("Too many requests by this principal in the last minutes")
     return left
 
 

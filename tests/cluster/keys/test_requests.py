@@ -118,18 +118,18 @@ def test_ticks_go_round_all_principals(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_busy_principals_older_requests_are_dropped_early_but_not_young_ones(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Beyond what is remembered freely a request is still known for a minute."""
+    """Beyond what is remembered freely a request is still known for three minutes."""
     monkeypatch.setattr(requests, "REMEMBERED_FREELY", 5)
     machine = KeyMachine()
     body = machine.new_create_key()
     machine.ok(body, request_id=ID, params_hash=HASH)
     for _ in range(10):
-        machine.pass_time(5.9)
+        machine.pass_time(17.9)
         machine.ok(EnableKey(body.key_id))
     machine.ok(machine.new_create_key(), request_id=ID, params_hash=HASH)
     assert len(machine.rows()[Table.KEYS]) == 1
     for _ in range(20):
-        machine.pass_time(5.9)
+        machine.pass_time(17.9)
         machine.ok(EnableKey(body.key_id))
     machine.ok(machine.new_create_key(), request_id=ID, params_hash=HASH)
     assert len(machine.rows()[Table.KEYS]) == 2
