@@ -54,6 +54,7 @@ class MemoryState:
         self.tables: dict[int, dict[bytes, bytes]] = {}
         self.touched: set[tuple[int, bytes]] = set()
         self.reads: list[tuple[int, bytes]] = []
+        self.applied_index = LogIndex(0)
 
     def get(self, table: int, key: bytes, /) -> bytes | None:
         self.reads.append((table, key))

@@ -47,8 +47,8 @@ class PairedCore(RaftCore):
         assert isinstance(jitter, random.Random)
         self.twins_chance = random.Random()
         self.twins_chance.setstate(jitter.getstate())
-        self.twin = RaftCore(**{**arguments, "jitter": self.twins_chance})  # type: ignore[arg-type]
-        super().__init__(**arguments)  # type: ignore[arg-type]
+        self.twin = RaftCore(**{**arguments, "jitter": self.twins_chance})  # type: ignore[arg-type]  # Passed through.
+        super().__init__(**arguments)  # type: ignore[arg-type]  # Passed through.
 
 
 class TwinReplica(Replica):
@@ -57,9 +57,9 @@ class TwinReplica(Replica):
         assert isinstance(core, PairedCore)
         chance = core.twins_chance
         twins = {**arguments, "core": core.twin, "nonces": lambda: chance.randbytes(16)}
-        self.twin = Replica(**twins)  # type: ignore[arg-type]
+        self.twin = Replica(**twins)  # type: ignore[arg-type]  # Passed through.
         self.twin_due = Instant(0)
-        super().__init__(**arguments)  # type: ignore[arg-type]
+        super().__init__(**arguments)  # type: ignore[arg-type]  # Passed through.
 
     def tick(self, now: Instant, wall: WallTime) -> None:
         super().tick(now, wall)
@@ -124,7 +124,9 @@ def test_wakeups_alone_do(seed: int) -> None:
         write(world)
         world.run_for(rng.randrange(100) * MILLISECOND)
     cut = rng.choice(nodes)
-    if cut != world.leader().node:  # type: ignore[union-attr]
+    leader = world.leader()
+    assert leader is not None
+    if cut != leader.node:
         world.cut_off(cut)
         write(world)
     world.run_for(1500 * MILLISECOND)

@@ -193,4 +193,4 @@ def test_any_value_in_any_place(place: str, value: object) -> None:
     from keycluster.node.config import _line  # The writer's: one TOML line.
 
     with pytest.raises(ConfigError):
-        parse(_line(place, value) + GOOD.replace("region =", "zone ="))  # type: ignore[arg-type]
+        parse(_line(place, value) + GOOD.replace("region =", "zone ="))  # type: ignore[arg-type]  # That is the point.

@@ -35,8 +35,11 @@ def clock_of(region: RegionInProcess, name: str) -> ClockRecord:
 async def some_looks(region: RegionInProcess) -> None:
     """Returns after a few ticks of maintenance, which looks for work after each."""
     for _ in range(3):
-        before = clock_of(region, "n1").running_ns
-        await region.until(lambda before=before: clock_of(region, "n1").running_ns > before)  # type: ignore[misc]
+        await a_tick(region, clock_of(region, "n1").running_ns)
+
+
+async def a_tick(region: RegionInProcess, before: int) -> None:
+    await region.until(lambda: clock_of(region, "n1").running_ns > before)
 
 
 async def test_a_key_is_deleted_when_the_majority_says_it_is_time(

@@ -25,9 +25,11 @@ from keycluster.cluster.wire.errors import (
 from keycluster.cluster.wire.operations import (
     CreateKeyRequest,
     DecryptRequest,
+    DecryptResponse,
     DescribeKeyRequest,
     DisableKeyRequest,
     EncryptRequest,
+    EncryptResponse,
     GenerateRandomRequest,
     UntagResourceRequest,
 )
@@ -148,10 +150,10 @@ async def test_read_settles_what_it_saw(region: Region) -> None:
     async def settled(index: int) -> None:
         asked.append(index)
 
-    region.applied.settled = settled  # type: ignore[method-assign]
+    region.applied.settled = settled  # type: ignore[method-assign]  # Of this one only.
     key = region.add_key()
     await region.dispatch.perform(waiting(region, "DescribeKey", DescribeKeyRequest(key_id=key.key_id)))
-    assert asked == [region.state.applied_index]  # type: ignore[attr-defined]
+    assert asked == [region.state.applied_index]
 
 
 async def test_refused_read_settles_what_it_saw_too(region: Region) -> None:
@@ -282,12 +284,13 @@ async def test_nothing_is_encrypted_under_a_rotation_that_is_not_settled(region:
         asked.append(index)
         region.applied.settled_index = LogIndex(index)
 
-    region.applied.settled = settled  # type: ignore[method-assign]
+    region.applied.settled = settled  # type: ignore[method-assign]  # Of this one only.
     answer = await region.dispatch.perform(
         waiting(region, "Encrypt", EncryptRequest(key_id=key.key_id, plaintext=b"x"))
     )
     assert asked == [5]
-    assert parse_blob(answer.response.ciphertext_blob).backing_key_id == rotated.current.id  # type: ignore[union-attr]
+    assert isinstance(answer.response, EncryptResponse)
+    assert parse_blob(answer.response.ciphertext_blob).backing_key_id == rotated.current.id
     again = encrypted(region, key.key_id)
     assert again is not None
     assert parse_blob(again).backing_key_id == rotated.current.id
@@ -304,7 +307,8 @@ def test_what_is_encrypted_is_decrypted_while_a_rotation_is_not_settled(region: 
         region.dispatch.calls["Decrypt"], region.caller(), request, number=1, serving=True
     )
     assert answer is not None
-    assert answer.response.plaintext == b"x"  # type: ignore[union-attr]
+    assert isinstance(answer.response, DecryptResponse)
+    assert answer.response.plaintext == b"x"
 
 
 async def test_unsettled_rotation_holds_an_encryption_until_its_deadline_only(region: Region) -> None:
@@ -324,4 +328,7 @@ def encrypted(region: Region, key_id: str) -> bytes | None:
     answer = region.dispatch.answer_now(
         region.dispatch.calls["Encrypt"], region.caller(), request, number=1, serving=True
     )
-    return None if answer is None else answer.response.ciphertext_blob  # type: ignore[union-attr]
+    if answer is None:
+        return None
+    assert isinstance(answer.response, EncryptResponse)
+    return answer.response.ciphertext_blob

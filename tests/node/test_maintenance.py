@@ -77,7 +77,7 @@ async def test_node_that_does_not_lead_does_nothing() -> None:
     region.consensus.leader = NodeId("node-b")
     await work.look()
     assert region.consensus.proposed == []
-    region.consensus.cluster_time = lambda: None  # type: ignore[method-assign]
+    region.consensus.cluster_time = lambda: None  # type: ignore[method-assign]  # Of this one only.
     assert work.due() == []
 
 
@@ -113,7 +113,7 @@ async def test_refused_or_lost_command_is_left_to_the_next_look(autojump_clock: 
             await trio.sleep_forever()
         return await real(command)
 
-    region.consensus.propose = failing  # type: ignore[method-assign]
+    region.consensus.propose = failing  # type: ignore[method-assign]  # Of this one only.
     for looks in (1, 2, 3):
         await work.look()
         assert calls == 2 * looks

@@ -129,7 +129,7 @@ async def test_streams_between_nodes_break_when_unanswered(network: RealNetwork,
     found: list[tuple[int, ...]] = []
 
     def look(stream: ByteStream) -> None:
-        plain = stream._plain._socket  # type: ignore[attr-defined]
+        plain = stream._plain._socket  # type: ignore[attr-defined]  # Of a real one.
         options = (socket.TCP_USER_TIMEOUT, socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL)
         found.append(tuple(plain.getsockopt(socket.IPPROTO_TCP, option) for option in options))
         assert plain.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1

@@ -282,7 +282,7 @@ async def test_a_broken_invariant_is_no_matter_of_one_stream(parties: Parties) -
     def receive(sender: NodeId, messages: Sequence[PeerMessage]) -> None:
         raise InvariantBroken("two leaders")
 
-    b.receive = receive  # type: ignore[method-assign]
+    b.receive = receive  # type: ignore[method-assign]  # Of this one only.
 
     async def speak() -> None:
         async with running(b):

@@ -77,7 +77,7 @@ class Bench:
 
     def hand_out(self, **what: object) -> None:
         """What `ready` gives next; the driver is told to look."""
-        self._ready.append(ReplicaReady(**what))  # type: ignore[arg-type]
+        self._ready.append(ReplicaReady(**what))  # type: ignore[arg-type]  # Passed through.
         self.driver.pump()
 
     def release(self, event: str) -> None:

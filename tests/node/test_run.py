@@ -267,7 +267,7 @@ async def test_a_rolled_back_node_ends(tmp_path: Path) -> None:
 def failure_of_node(failure: BaseException) -> BaseException:
     """What the command line would end with."""
     assert isinstance(failure, BaseExceptionGroup)
-    return failure_of(_Named(), failure)  # type: ignore[arg-type]
+    return failure_of(_Named(), failure)  # type: ignore[arg-type]  # All that is asked of a node.
 
 
 class _Named:

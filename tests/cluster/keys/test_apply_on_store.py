@@ -18,8 +18,8 @@ from keycluster.cluster.keys.commands import (
 from keycluster.cluster.keys.hierarchy import Keyring
 from keycluster.cluster.keys.records import KeyState, Table, key_row, load_key
 from keycluster.cluster.raft.messages import Entry, Membership
-from keycluster.cluster.store.state import StateStore
-from keycluster.cluster.types import NodeId
+from keycluster.cluster.store.state import StateStore, StateTx
+from keycluster.cluster.types import KeyId, NodeId
 from keycluster.node.world import RealDisk
 from tests.key_machine import FOUNDING, KeyMachine
 
@@ -67,8 +67,8 @@ def test_rows_on_the_store_are_the_rows_in_memory(store: StateStore) -> None:
     for table in Table:
         rows = dict(store.view.scan(table, limit=1000))
         assert rows == machine.rows().get(table, {}), table
-    key_id = next(iter(machine.rows()[Table.KEYS])).decode()
-    assert (Table.KEYS, key_row(key_id)) in applied.touched  # type: ignore[arg-type]
+    key_id = KeyId(next(iter(machine.rows()[Table.KEYS])).decode())
+    assert (Table.KEYS, key_row(key_id)) in applied.touched
 
 
 def test_replicas_that_apply_in_other_batches_have_equal_digests(store: StateStore, tmp_path: Path) -> None:
@@ -86,10 +86,10 @@ def test_failure_in_one_entry_rolls_the_batch_back(store: StateStore) -> None:
     """An I/O error is no result: nothing of the batch is there afterwards."""
     machine, entries = log_of_a_region()
 
-    def fail_at_the_last(state: object, entry: Entry) -> object:
+    def fail_at_the_last(state: StateTx, entry: Entry) -> object:
         if entry is entries[-2]:
             raise OSError("disk")
-        return apply_entry(state, entry)  # type: ignore[arg-type]
+        return apply_entry(state, entry)
 
     with pytest.raises(OSError, match="disk"):
         store.apply(entries, fail_at_the_last)
@@ -97,5 +97,5 @@ def test_failure_in_one_entry_rolls_the_batch_back(store: StateStore) -> None:
     assert store.view.scan(Table.KEYS, limit=10) == []
     store.apply(entries, apply_entry)
     store.refresh()
-    states = [load_key(store.view, key) for key in map(bytes.decode, machine.rows()[Table.KEYS])]  # type: ignore[arg-type]
+    states = [load_key(store.view, KeyId(key.decode())) for key in machine.rows()[Table.KEYS]]
     assert {KeyState.DISABLED, KeyState.PENDING_DELETION} <= {key.state for key in states if key is not None}

@@ -30,8 +30,8 @@ class TwinCore(RaftCore):
         assert isinstance(jitter, random.Random)
         copy = random.Random()
         copy.setstate(jitter.getstate())
-        self.twin = RaftCore(**{**arguments, "jitter": copy})  # type: ignore[arg-type]
-        super().__init__(**arguments)  # type: ignore[arg-type]
+        self.twin = RaftCore(**{**arguments, "jitter": copy})  # type: ignore[arg-type]  # Passed through.
+        super().__init__(**arguments)  # type: ignore[arg-type]  # Passed through.
 
     def tick(self, now: Instant) -> None:
         super().tick(now)

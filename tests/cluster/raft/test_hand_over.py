@@ -106,7 +106,7 @@ def test_disk_stall_moves_leadership() -> None:
     region.run(3_000)
     assert a.core.term <= leader.core.term + 3
     assert a.core.role is Role.FOLLOWER
-    a.write_one = write_one  # type: ignore[method-assign]
+    a.write_one = write_one  # type: ignore[method-assign]  # Of this one only.
     region.cut = set()
     region.run(3_000)
     assert len({member.disk.state for member in region.up}) == 1

@@ -12,7 +12,7 @@ from keycluster.cluster.store import database
 from keycluster.cluster.store.authentication import StateKeys
 from keycluster.cluster.store.errors import StoreDamaged, StoreError, StoreFailed
 from keycluster.cluster.store.log import LogStore
-from keycluster.cluster.store.state import StateStore
+from keycluster.cluster.store.state import StateStore, StateTx
 from keycluster.cluster.types import LogIndex, NodeId, Term
 from keycluster.simulations.disk import CrashDisk
 
@@ -116,12 +116,12 @@ class StateWorkload:
                 self.rows.pop(key, None)
         self.allowed.append(self.picture())
 
-        def apply_one(tx: object, entry: Entry) -> None:
+        def apply_one(tx: StateTx, entry: Entry) -> None:
             key, _, value = entry.payload.partition(b"=")
             if value:
-                tx.put(1, key, value)  # type: ignore[attr-defined]
+                tx.put(1, key, value)
             else:
-                tx.delete(1, key)  # type: ignore[attr-defined]
+                tx.delete(1, key)
 
         self.store.apply(entries, apply_one)
         self.allowed = [self.allowed[-1]]  # Acknowledged.
@@ -294,7 +294,7 @@ def test_store_with_any_byte_flipped_serves_nothing_wrong(
             for name, whole in files.items():
                 workload.disk.put(name, whole)
             workload.disk.flip(path, spot, 1 << chance.randrange(8))
-            workload.allowed = pictures[-2:]  # type: ignore[assignment]
+            workload.allowed = pictures[-2:]  # type: ignore[assignment]  # Its own pictures.
             try:
                 workload.recover()
             except StoreDamaged:

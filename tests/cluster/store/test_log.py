@@ -114,11 +114,11 @@ def test_log_read_of_entries_that_are_erased_meanwhile_is_no_damage(log: LogStor
     read = log._read
 
     def compact_then_read(*args: Any) -> list[Entry] | None:
-        log._read = read  # type: ignore[method-assign]
+        log._read = read  # type: ignore[method-assign]  # Of this one only.
         log.compact(LogIndex(4))
         return read(*args)
 
-    log._read = compact_then_read  # type: ignore[method-assign, assignment]
+    log._read = compact_then_read  # type: ignore[method-assign, assignment]  # Of this one only.
     assert log.entries(LogIndex(2), LogIndex(4), 1000) == []
     assert log.entries(LogIndex(5), LogIndex(6), 1000) == [entry(5)]
 
@@ -415,7 +415,7 @@ def test_log_read_that_meets_a_write_half_noted_waits_for_it(log: LogStore) -> N
             met.set()
         return found
 
-    log._note, log._read = note_after_a_read, read_and_tell  # type: ignore[method-assign, assignment]
+    log._note, log._read = note_after_a_read, read_and_tell  # type: ignore[method-assign, assignment]  # Of this one only.
     new = [entry(2, 2, b"new"), entry(3, 2, b"new")]
     log.write(truncate_from=LogIndex(2), entries=new)
     reader.join(10)

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from keycluster.cluster.types import NodeId
 from keycluster.cluster.wire import frames
 from keycluster.cluster.wire.frames import (
     Challenge,
@@ -171,7 +172,7 @@ def test_proofs_differ_in_everything_that_was_said() -> None:
         version: int = 1,
     ) -> bytes:
         hello = Hello(version, key_id, nonces[0])
-        challenge = Challenge(nonces[1], region, node)  # type: ignore[arg-type]
+        challenge = Challenge(nonces[1], region, NodeId(node))
         return prove(key, side, hello=hello, challenge=challenge, certificate_sha256=certificate)
 
     proofs = {
@@ -184,7 +185,7 @@ def test_proofs_differ_in_everything_that_was_said() -> None:
         proof(region="r", node="eno"),
         proof(certificate=b"d" * 32),
         prove(session_key("other"), Side.CLIENT, hello=Hello(1, "AK", b"a" * 32),
-              challenge=Challenge(b"b" * 32, "re", "no"), certificate_sha256=b"c" * 32),  # type: ignore[arg-type]
+              challenge=Challenge(b"b" * 32, "re", NodeId("no")), certificate_sha256=b"c" * 32),
     }  # fmt: skip
     assert len(proofs) == 9
 

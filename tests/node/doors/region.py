@@ -114,7 +114,7 @@ class Region(RoomOnMemory):
         self.applied = AppliedAtOnce(self.state, self)
         self.consensus = self.applied
         self.room.consensus = self.applied
-        self.state.applied_index = LogIndex(1)  # type: ignore[attr-defined]
+        self.state.applied_index = LogIndex(1)
         self.clock = ClockByHand()
         self.watched = WatchedClock(self.clock)
         admin = door.pop("admin", None)

@@ -128,7 +128,7 @@ async def test_answers_that_nobody_reads_count_as_in_flight() -> None:
         await let_go.wait()
         return Released(answers)
 
-    region.gate.pass_out = stuck  # type: ignore[method-assign]
+    region.gate.pass_out = stuck  # type: ignore[method-assign]  # Of this one only.
     async with logged_in(region, ACCESS_KEY) as client, logged_in(region, ACCESS_KEY) as other:
         for asking in (client, other):
             await asking.send(encode_requests([asking.request("ListKeys", {}) for _ in range(40)]))

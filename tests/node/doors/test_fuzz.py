@@ -16,6 +16,8 @@ from keycluster.cluster.wire.frames import (
     frame,
 )
 from keycluster.cluster.wire.operations import EncryptRequest, GenerateRandomRequest
+from keycluster.node.doors.aws import AwsDoor
+from keycluster.node.doors.native import NativeDoor
 from tests.node.doors.region import ACCESS_KEY, Client, Region
 from tests.node.doors.test_aws import HttpClient, http, sign
 
@@ -154,7 +156,7 @@ async def test_honest_clients_are_served_while_strangers_hold_on() -> None:
     """Slow, silent and half-said connections up to the limit cost the others nothing."""
     region = Region()
     key = region.add_key()
-    holders: list[tuple[Callable[[], object], bytes]] = [
+    holders: list[tuple[Callable[[], NativeDoor | AwsDoor], bytes]] = [
         (lambda: region.native_door, b"\x00\x00"),
         (lambda: region.native_door, GREETINGS[0][:-1]),
         (lambda: region.aws_door, b"POST / HTTP/1.1\r\nHost:"),
@@ -162,8 +164,8 @@ async def test_honest_clients_are_served_while_strangers_hold_on() -> None:
     ]
     async with trio.open_nursery() as nursery:
 
-        async def hold(door: object, content: bytes) -> None:
-            async with region.connect(door) as client:  # type: ignore[arg-type]
+        async def hold(door: NativeDoor | AwsDoor, content: bytes) -> None:
+            async with region.connect(door) as client:
                 await client.send(content)
                 await client.stream.receive_some(1)
 

@@ -1,5 +1,7 @@
 """The native door: who gets in, what is answered, and what nobody can do to others."""
 
+from collections.abc import Callable
+
 import msgspec
 import pytest
 import trio
@@ -7,7 +9,7 @@ from trio.testing import MockClock, memory_stream_pair, wait_all_tasks_blocked
 
 from keycluster.cluster.keys.commands import decode_command
 from keycluster.cluster.keys.records import KeyState, Table
-from keycluster.cluster.types import LogIndex
+from keycluster.cluster.types import KeyId, LogIndex
 from keycluster.cluster.wire.errors import ValidationException
 from keycluster.cluster.wire.frames import (
     Challenge,
@@ -36,6 +38,7 @@ from keycluster.cluster.wire.operations import (
     GenerateRandomRequest,
     ListKeysRequest,
     ListKeysResponse,
+    Shape,
 )
 from keycluster.node.dispatch import NOT_SERVING_TEXT, AdminCall, AdminOperation
 from keycluster.node.doors.limits import DoorLimits
@@ -317,13 +320,15 @@ async def test_read_is_answered_only_once_it_is_settled() -> None:
         ("DescribeKey", lambda key_id: DescribeKeyRequest(key_id=key_id), "DependencyTimeoutException"),
     ],
 )
-async def test_node_without_a_lease_refuses_retryably(operation: str, request_of: object, code: str) -> None:
+async def test_node_without_a_lease_refuses_retryably(
+    operation: str, request_of: Callable[[KeyId], Shape], code: str
+) -> None:
     """Rule L3, with the error that AWS's model lists for the operation."""
     region = Region()
     key = region.add_key()
     async with region.native() as client:
         region.applied.serving = False
-        failure = await client.fail(operation, request_of(key.key_id))  # type: ignore[operator]
+        failure = await client.fail(operation, request_of(key.key_id))
     assert failure == Failure(code, NOT_SERVING_TEXT, True)
 
 
@@ -589,7 +594,7 @@ async def test_client_that_does_not_read_is_not_read_from_for_reads_either() -> 
             asked += 1
             await settled(index)
 
-        region.applied.settled = counted  # type: ignore[method-assign]
+        region.applied.settled = counted  # type: ignore[method-assign]  # Of this one only.
         for _ in range(10):
             await client.send(encode_requests([client.request("DescribeKey", {"KeyId": key.key_id})]))
             await wait_all_tasks_blocked()
@@ -611,7 +616,7 @@ class Stalled:
         async def never(content: bytes | bytearray | memoryview) -> None:
             await trio.sleep_forever()
 
-        self._stream.send_all = never  # type: ignore[method-assign]
+        self._stream.send_all = never  # type: ignore[method-assign]  # Of this one only.
 
     async def serve(self) -> None:
         await self._door.serve(self._stream)

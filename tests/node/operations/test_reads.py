@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keycluster.cluster.keys.policy import default_policy
+from keycluster.cluster.types import KeyId
 from keycluster.cluster.wire import operations as wire
 from keycluster.cluster.wire.errors import (
     AccessDeniedException,
@@ -56,7 +57,7 @@ def test_keys_are_listed_once_each_whatever_the_page(count: int, limit: int) -> 
         assert len(page.keys) <= limit
         listed += page.keys
     assert [key.key_id for key in listed] == made
-    assert [key.key_arn for key in listed] == [region.machine.arn(key_id) for key_id in made]  # type: ignore[arg-type]
+    assert [key.key_arn for key in listed] == [region.machine.arn(KeyId(key_id)) for key_id in made]
 
 
 def test_list_goes_on_after_a_key_that_was_deleted_in_between() -> None:
@@ -202,7 +203,7 @@ ON_A_KEY = {
 def test_read_of_another_accounts_key_is_denied(operation: str) -> None:
     """In one text for keys that exist and that don't; an unknown key of one's own is not found."""
     region = KeyRoom()
-    foreign = region.machine.arn(region.create_key(), ACCOUNT)  # type: ignore[arg-type]
+    foreign = region.machine.arn(KeyId(region.create_key()), ACCOUNT)
     nowhere = foreign[:-4] + "0000"
     messages = set()
     for reference in (foreign, nowhere):

@@ -7,13 +7,17 @@ from hypothesis import strategies as st
 from keycluster.cluster.invariant import InvariantBroken
 from keycluster.cluster.types import SECOND
 from keycluster.simulations.region.clock import DRIFT_PPM_MAX, WALL_EPOCH_NS, SimClock
+from keycluster.simulations.region.wire import Wire
 
 
-class HandWire:
+class HandWire(Wire):
     """As much of a wire as a clock looks at."""
 
     now_ns = 0
     leapt_ns = 0
+
+    def __init__(self) -> None:
+        pass
 
 
 RATES = st.integers(-DRIFT_PPM_MAX, DRIFT_PPM_MAX)
@@ -23,7 +27,7 @@ RATES = st.integers(-DRIFT_PPM_MAX, DRIFT_PPM_MAX)
 def test_now_is_continuous_and_within_the_bound(base_ns: int, ppm: int, changes: list[tuple[int, int]]) -> None:
     """A change of rate doesn't move it, and over any span it is off by no more than the bound, and rounding."""
     wire = HandWire()
-    clock = SimClock(wire, base_ns=base_ns, ppm=ppm)  # type: ignore[arg-type]
+    clock = SimClock(wire, base_ns=base_ns, ppm=ppm)
     assert clock.now() == base_ns
     for passed, rate in changes:
         before = clock.now()
@@ -38,7 +42,7 @@ def test_now_is_continuous_and_within_the_bound(base_ns: int, ppm: int, changes:
 def test_rate_is_what_was_asked_for() -> None:
     """A thousand ppm are a millisecond each second."""
     wire = HandWire()
-    clock = SimClock(wire, base_ns=7, ppm=1_000)  # type: ignore[arg-type]
+    clock = SimClock(wire, base_ns=7, ppm=1_000)
     wire.now_ns = 10 * SECOND
     assert clock.now() == 7 + 10_010_000_000
     assert clock.ppm == 1_000
@@ -47,13 +51,13 @@ def test_rate_is_what_was_asked_for() -> None:
 def test_rate_outside_the_bound_is_refused() -> None:
     """No run may break what the product rests on."""
     with pytest.raises(InvariantBroken):
-        SimClock(HandWire(), base_ns=0, ppm=DRIFT_PPM_MAX + 1)  # type: ignore[arg-type]
+        SimClock(HandWire(), base_ns=0, ppm=DRIFT_PPM_MAX + 1)
 
 
 def test_wall_clock_jumps_and_leaves_now_alone() -> None:
     """It starts off by its offset, drifts with the machine, and moves when it is set."""
     wire = HandWire()
-    clock = SimClock(wire, base_ns=500, wall_offset_ns=-3 * SECOND)  # type: ignore[arg-type]
+    clock = SimClock(wire, base_ns=500, wall_offset_ns=-3 * SECOND)
     assert clock.wall() == WALL_EPOCH_NS - 3 * SECOND
     wire.now_ns = SECOND
     now = clock.now()

@@ -216,7 +216,8 @@ def in_product(source: str) -> Callable[[], object]:
     module = ModuleType("keycluster.node.made_up")
     vars(module).update(os=os, time=time, random=random, uuid=uuid, secrets=secrets)
     exec(f"def call():\n    return {source}", vars(module))
-    return module.call  # type: ignore[no-any-return]
+    call: Callable[[], object] = module.call
+    return call
 
 
 @pytest.mark.parametrize(

@@ -72,6 +72,10 @@ def test_dead_node_reaches_neither_disk_nor_network() -> None:
     in_region(body)
 
 
+async def until_it_serves(region: SimRegion, node: SimNode) -> None:
+    await region.until(lambda: node.serves)
+
+
 def test_node_crashes_in_the_midst_of_a_write() -> None:
     """At any operation of its disk; it comes back, and nobody calls that a finding."""
 
@@ -85,7 +89,7 @@ def test_node_crashes_in_the_midst_of_a_write() -> None:
                 await crashed.wait()
             assert node.disk.counts.crashes
             node.start()
-            await region.until(lambda node=node: node.serves)  # type: ignore[misc]
+            await until_it_serves(region, node)
         assert region.checks.failures == []
 
     in_region(body)

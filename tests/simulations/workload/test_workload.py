@@ -164,7 +164,7 @@ async def test_envelope_that_opens_as_something_else_is_a_failure() -> None:
             )
         return response
 
-    world.region.answer = lie  # type: ignore[method-assign]
+    world.region.answer = lie  # type: ignore[method-assign]  # Of this one only.
     await data_steps.envelope(turn)
     [failure] = world.workload.shared.failures
     assert failure.checker == "envelope"
