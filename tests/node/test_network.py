@@ -18,6 +18,7 @@ from keycluster.node.network import PortStatistics, RealNetwork
 from keycluster.node.pki import Authority, AuthorityName, new_authority, to_pem
 from keycluster.node.world import RealClock
 from tests.node.tls_parties import DAY, Parties, Party, new_parties
+from tests.room_on_memory import SeededEntropy
 
 DEADLINE = 10.0
 LOOPBACK = "127.0.0.1:0"
@@ -165,12 +166,18 @@ async def test_peer_of_another_ca_is_refused(network: RealNetwork, parties: Part
 
 async def test_peer_with_expired_certificate_is_refused(network: RealNetwork, parties: Parties) -> None:
     """A certificate that has run out, or is not valid yet, opens no peer port."""
-    server, ca = parties.node("n1", parties.peer_ca), parties.peer_ca
+
+    def founded(moment: int) -> Authority:
+        """The same authority, with the same key, as if it were of that moment: what it issues is valid from then on."""
+        return new_authority(AuthorityName.PEER, "us-east-1", entropy=SeededEntropy(), now=WallTime(moment))
+
     now = RealClock().wall()
+    ca = founded(now)
+    server = parties.node("n1", ca)
     async with port(network.serve_peers, echo, identity=server.identity, peer_ca=ca.certificate) as address:
-        for moment in (now - 11 * 365 * DAY, now + 30 * DAY):
-            client = parties.node("n2", ca, now=WallTime(moment))
-            assert not await is_admitted(network, address, client, server, ca)
+        for moment, admitted in ((now - 11 * 365 * DAY, False), (now + 30 * DAY, False), (now, True)):
+            client = parties.node("n2", founded(moment), now=WallTime(moment))
+            assert await is_admitted(network, address, client, server, ca) is admitted
 
 
 async def test_client_without_certificate_is_refused_at_the_peer_port(network: RealNetwork, parties: Parties) -> None:
