@@ -153,15 +153,15 @@ class Member:
 
     def apply_some(self, count: int, now: Instant) -> list[Entry]:
         """Applies up to `count` of the committed entries in one transaction. Returns them."""
+        if len(self.digests) > 2 * DIGESTS_KEPT:
+            for index in list(self.digests)[:DIGESTS_KEPT]:
+                del self.digests[index]
         batch, self.unapplied = self.unapplied[:count], self.unapplied[count:]
         state = self.disk.state
         for entry in batch:
             state = state.apply(entry)
             self.digests[entry.index] = state.digest
         self.disk.state = state
-        if len(self.digests) > 2 * DIGESTS_KEPT:
-            for index in list(self.digests)[:DIGESTS_KEPT]:
-                del self.digests[index]
         self.replica.applied(
             state.index, now, digest=state.digest, time_floor=state.time, running_floor=state.running_ns
         )
