@@ -159,3 +159,21 @@ def test_damaged_snapshot_is_refused_and_made_again(core: CoreRun) -> None:
     core.run_while(lambda: core.nemesis.counts["bit-rot"] == 0, ns_max=4 * SECOND)
     core.run_while(lambda: not all(core.may_serve(node) for node in list(core.machines)[:5]), ns_max=5 * SECOND)
     assert refused.count == before + 1
+
+
+def test_majority_is_drawn_by_newest_disks(core: CoreRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A member that is out on an old copy gets its own disk back first: it may know of another configuration."""
+    machine, draw, seen = leader_of(core), core._draw_majority, []
+    old = machine.disk.copy()
+    core.run_for(SECOND)
+    newest = machine.disk
+    core.crash(machine.node)
+    core.nemesis.rollbacks._newest[machine.node], machine.disk = newest, old
+
+    def look() -> list[NodeId]:
+        seen.append(machine.disk)
+        return draw()
+
+    monkeypatch.setattr(core, "_draw_majority", look)
+    core._recover_with_majority()
+    assert seen == [newest]

@@ -7,10 +7,12 @@ import trio
 
 from keycluster.cluster.types import SECOND
 from keycluster.simulations.faults import Fault, FaultKind
+from keycluster.simulations.region import node_faults
 from keycluster.simulations.region.client_faults import CLIENT_STRIKES
 from keycluster.simulations.region.finish import make_peace
 from keycluster.simulations.region.lag_faults import LAG_STRIKES
 from keycluster.simulations.region.nemesis import Nemesis
+from keycluster.simulations.region.node import Excuse
 from keycluster.simulations.region.region import SimRegion
 from keycluster.simulations.region.run import STRIKES, SUPPORTED
 from keycluster.simulations.trace import Trace, What
@@ -145,6 +147,24 @@ def test_victim_is_often_the_leader() -> None:
         victims = [nemesis.victim(rng) for _ in range(300)]
         assert 0.5 < victims.count(region.leader()) / len(victims) < 0.8
         assert len(set(victims)) == 3
+
+    in_region(body)
+
+
+def test_second_fault_of_a_disk_takes_no_excuse_back() -> None:
+    """A node that is about to end by the first one is excused, though nothing came of the second."""
+
+    async def body(region: SimRegion) -> None:
+        node = region.nodes[region.known_voters()[0]]
+        first = node_faults._excuse(node)
+        node.disk.counts.full += 1
+        second = node_faults._excuse(node)
+        node_faults._excuse_no_more(node, first)
+        node_faults._excuse_no_more(node, second)
+        assert Excuse.DISK_FAILS in node.excuses
+        node.excuses.clear()
+        node_faults._excuse_no_more(node, node_faults._excuse(node))
+        assert not node.excuses
 
     in_region(body)
 
