@@ -10,7 +10,7 @@ Every change goes through `put` or `delete`, which invalidate the room's cache a
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 
@@ -47,16 +47,17 @@ OTHER_ACCOUNT = AccountId("210987654321")
 NOW = ClusterTime(1_800_000_000_000_000_000)
 
 
-class MemoryState:
+class MemoryState(StateView):
     """The applied state as dictionaries: reads as StateView's, writes as StateTx's. `reads` lists what was got."""
+
+    applied_index = LogIndex(0)
 
     def __init__(self) -> None:
         self.tables: dict[int, dict[bytes, bytes]] = {}
         self.touched: set[tuple[int, bytes]] = set()
         self.reads: list[tuple[int, bytes]] = []
-        self.applied_index = LogIndex(0)
 
-    def get(self, table: int, key: bytes, /) -> bytes | None:
+    def get(self, table: int, key: bytes) -> bytes | None:
         self.reads.append((table, key))
         return self.tables.get(table, {}).get(key)
 
@@ -123,7 +124,7 @@ class StillConsensus:
 
     @property
     def view(self) -> StateView:
-        return cast(StateView, self.state)
+        return self.state
 
     def may_serve(self) -> bool:
         return self.serving

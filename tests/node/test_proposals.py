@@ -1,7 +1,6 @@
 """A command's way to its outcome, with a replica that does as it is told."""
 
 from collections.abc import Sequence
-from typing import cast
 
 import pytest
 import trio
@@ -16,13 +15,13 @@ from keycluster.cluster.raft.core import RaftCore
 from keycluster.cluster.raft.errors import HandingOver, NotLeader, ProposalsFull
 from keycluster.cluster.raft.messages import Entry, EntryKind
 from keycluster.cluster.replica import Replica
-from keycluster.cluster.store.state import StateView
 from keycluster.cluster.types import AccountId, Instant, LogIndex, NodeId, Term, WallTime
 from keycluster.cluster.wire.errors import ThrottlingException
 from keycluster.node import proposals as module
 from keycluster.node.consensus import NobodyLeads
 from keycluster.node.proposals import FORWARD_AGAIN_S, HELD_S_MAX, Proposals
 from keycluster.node.world import RealClock, RealEntropy
+from tests.room_on_memory import MemoryState
 
 ME, N2, N3 = NodeId("n1"), NodeId("n2"), NodeId("n3")
 DONE = Outcome(ok=b"done")
@@ -79,7 +78,7 @@ class Bench:
         self.proposals = Proposals(
             node=ME,
             replica=self.replica,
-            view=cast(StateView, None),  # Handed on, never looked into.
+            view=MemoryState(),
             clock=RealClock(),
             entropy=RealEntropy(),
             send=self._send,
