@@ -10,8 +10,8 @@ be able to succeed.
 
 How much is remembered, per principal: each request for `REMEMBERED_NS` (10 minutes); beyond `REMEMBERED_FREELY` those
 older than `REMEMBERED_LEAST_NS` (3 minutes: AWS's SDKs wait a minute for an answer before they ask again) are dropped
-early; at `REMEMBERED_MAX` new requests are throttled rather than the young ones forgotten. Each request drops a few of its own
-principal's, each Tick a few of everybody's, so no entry pays for many.
+early; at `REMEMBERED_MAX` new requests are throttled rather than the young ones forgotten. Each request drops a few of
+its own principal's, each Tick a few of everybody's, so no entry pays for many.
 
 All of this is running time, which no wall clock moves and which stands still while nobody leads (timekeeping.py).
 

@@ -3,10 +3,10 @@
 Each command carries a stamp: cluster time, and the region's running time, which the leaders' monotonic clocks advance
 and which stands still while nobody leads (cluster_time.py). Neither goes backwards here, whatever a stamp says.
 
-What cluster time gains on running time is the *excess*. Elections add a second or two to it, a stopped region its whole
-stop, clocks set wrong their whole error. It is forgiven at a rate of one hour in 24 running hours. When it passes an
-hour, destruction is held: nothing is destroyed until the region has run 24 hours more, or an operator has confirmed
-that the time is right. Rotation isn't held: it destroys nothing.
+What cluster time gains on running time is the *excess*. Elections add a second or two to it, a stopped or suspended
+region its whole stop, clocks set wrong their whole error. It is forgiven at a rate of one hour in 24 running hours.
+When it passes an hour, destruction is held: nothing is destroyed until the region has run 24 hours more, or an operator
+has confirmed that the time is right. Rotation isn't held: it destroys nothing.
 """
 
 from msgspec.structs import replace
