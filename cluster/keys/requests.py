@@ -57,7 +57,10 @@ REMEMBERED_LEAST_NS = 180 * SECOND
 AGE_NS_MAX = 30 * SECOND
 """Twice what a command's date may be behind when it is taken (`AHEAD_NS_MAX` in cluster_time.py), and far more than the
 few seconds that a node holds it while nobody leads. A small part of the least that is remembered: see above."""
-AGED_TEXT = "This request was under way for too long, and was not carried out. It may be repeated."
+AGED_TEXT = (
+    "This copy of the request was under way for too long and was not carried out; an earlier one may have been. "
+    "It may be repeated."
+)
 REMEMBERED_FREELY = 10_000
 REMEMBERED_MAX = 400_000
 DROPPED_PER_REQUEST = 3  # More than one: a full memory shrinks.

@@ -14,7 +14,7 @@ import trio
 
 from keycluster.cluster.keys.commands import REQUEST_ID_BYTES
 from keycluster.cluster.seams import ByteStream
-from keycluster.cluster.types import SECOND, ClusterTime
+from keycluster.cluster.types import SECOND, ClusterTime, RunningTime
 from keycluster.cluster.wire.errors import (
     InvalidSignatureException,
     KmsError,
@@ -155,12 +155,18 @@ class _Connection:
             self._parser.refusal = self._parser.refusal or refusal
 
     async def _answer(self, requests: list[HttpRequest]) -> bool:
-        """Carries out and answers all; False if the connection ends with that."""
+        """Carries out and answers all; False if the connection ends with that.
+
+        All are of the moment in which they were read, however long those before them take. One deadline for all bounds
+        how long the connection's next ones lie unread, and so how much too late those are dated.
+        """
+        asked = self._door.dispatch.running_time
+        deadline = trio.current_time() + self._limits.http_deadline_seconds
         answers: list[Answer] = []
         keeps_alive = [request.keeps_alive for request in requests]
         for request in requests:
             self._number += 1
-            answers.append(await self._carry_out(request, self._number))
+            answers.append(await self._carry_out(request, self._number, asked=asked, deadline=deadline))
         if self._parser.refusal is not None:
             self._number += 1
             keeps_alive.append(False)
@@ -169,12 +175,13 @@ class _Connection:
         await self._send(self._encode(released, keeps_alive))
         return all(keeps_alive)
 
-    async def _carry_out(self, request: HttpRequest, number: int) -> Answer:
+    async def _carry_out(self, request: HttpRequest, number: int, *, asked: RunningTime, deadline: float) -> Answer:
         turns = self._door.dispatch.turns
-        begun = await turns.run(self._account, partial(self._begin, request, number))
+        begin = partial(self._begin, request, number, asked=asked, deadline=deadline)
+        begun = await turns.run(self._account, begin)
         return begun if isinstance(begun, Answer) else await self._wait(begun)
 
-    def _begin(self, request: HttpRequest, number: int) -> Answer | Waiting:
+    def _begin(self, request: HttpRequest, number: int, *, asked: RunningTime, deadline: float) -> Answer | Waiting:
         """The answer, or what has to wait for it. Raises `SessionVoid`."""
         dispatch = self._door.dispatch
         serving = dispatch.may_serve()  # Before any state is read, the credential's included.
@@ -195,8 +202,6 @@ class _Connection:
                 answer = dispatch.answer_now(call, caller, typed, number=number, serving=serving)
             if answer is not None:
                 return answer
-            deadline = trio.current_time() + self._limits.http_deadline_seconds
-            asked = dispatch.running_time
             return Waiting(call, caller, typed, number, deadline, _request_id_of(signed, call), asked)
         except KmsError as error:
             return Answer(number, operation, caller, None, without_trace(error))

@@ -17,6 +17,7 @@ from msgspec import Raw
 
 from keycluster.cluster.keys.commands import Caller
 from keycluster.cluster.seams import ByteStream
+from keycluster.cluster.types import RunningTime
 from keycluster.cluster.wire.errors import (
     KmsError,
     SerializationException,
@@ -239,14 +240,15 @@ class _Connection:
                     self.patience.read_within(limits.message_seconds)  # From the first byte of what isn't whole yet.
                 self._holding.hold(splitter.pending)
             if bodies:
-                answers = await self._turns.run(self._account, partial(self._carry_out, bodies))
+                asked = self._door.dispatch.running_time
+                answers = await self._turns.run(self._account, partial(self._carry_out, bodies, asked))
                 if answers:
                     await self._send(answers)
                 while self._is_sending:  # A task's answer too: what isn't read here is no work, and no answer to hold.
                     await self._sent.park()
 
-    def _carry_out(self, bodies: list[bytes]) -> list[Answer]:
-        """All that one receive brought. Returns the answers that are there at once; the others come in tasks.
+    def _carry_out(self, bodies: list[bytes], asked: RunningTime) -> list[Answer]:
+        """All that one receive brought, at `asked`. Returns the answers that are there at once; others come in tasks.
 
         Raises `SessionVoid`, `FrameMalformed`.
         """
@@ -270,7 +272,7 @@ class _Connection:
                     if call.is_inline:
                         answer = dispatch.answer_now(call, caller, typed, number=request.id, serving=serving)
                     if answer is None:
-                        self._start(call, caller, typed, request)
+                        self._start(call, caller, typed, request, asked)
                     else:
                         answers.append(answer)
                 except KmsError as error:
@@ -302,10 +304,9 @@ class _Connection:
         self._credential = current  # The same row, read again.
         return self._caller, refusal
 
-    def _start(self, call: Call, caller: Caller, typed: object, request: Request[Raw]) -> None:
+    def _start(self, call: Call, caller: Caller, typed: object, request: Request[Raw], asked: RunningTime) -> None:
         self._busy.enter()
         deadline = trio.current_time() + request.deadline_ms / 1_000
-        asked = self._door.dispatch.running_time
         waiting = Waiting(call, caller, typed, request.id, deadline, request.request_id, asked)
         self._nursery.start_soon(self._perform, waiting)
 
