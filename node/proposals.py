@@ -140,7 +140,8 @@ class Proposals:
         return self._replica.core.leader
 
     def may_serve(self) -> bool:
-        return not self._retires and self._replica.may_serve(self._clock.now())
+        now = self._clock.now()  # In any case: doors rely on it to notice a suspension (`suspension.py`).
+        return not self._retires and self._replica.may_serve(now)
 
     def cluster_time(self) -> ClusterTime | None:
         return self._replica.cluster_time(self._clock.now())

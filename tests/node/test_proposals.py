@@ -15,12 +15,15 @@ from keycluster.cluster.raft.core import RaftCore
 from keycluster.cluster.raft.errors import HandingOver, NotLeader, ProposalsFull
 from keycluster.cluster.raft.messages import Entry, EntryKind
 from keycluster.cluster.replica import Replica
+from keycluster.cluster.seams import Clock
 from keycluster.cluster.types import AccountId, Instant, LogIndex, NodeId, Term, WallTime
 from keycluster.cluster.wire.errors import ThrottlingException
 from keycluster.node import proposals as module
 from keycluster.node.consensus import NobodyLeads
 from keycluster.node.proposals import FORWARD_AGAIN_S, HELD_S_MAX, Proposals
+from keycluster.node.suspension import SUSPENDED_NS_MAX, WatchedClock
 from keycluster.node.world import RealClock, RealEntropy
+from tests.node.doors.region import ClockByHand
 from tests.room_on_memory import MemoryState
 
 ME, N2, N3 = NodeId("n1"), NodeId("n2"), NodeId("n3")
@@ -69,7 +72,7 @@ class ScriptedReplica(Replica):
 class Bench:
     """Proposals on a scripted replica, and what became of each command."""
 
-    def __init__(self, **limits: int) -> None:
+    def __init__(self, *, clock: Clock | None = None, **limits: int) -> None:
         self.replica = ScriptedReplica()
         self.sent: list[tuple[NodeId, Forward | ForwardReply]] = []
         self.reachable = True
@@ -79,7 +82,7 @@ class Bench:
             node=ME,
             replica=self.replica,
             view=MemoryState(),
-            clock=RealClock(),
+            clock=clock or RealClock(),
             entropy=RealEntropy(),
             send=self._send,
             pump=self._pump,
@@ -558,3 +561,14 @@ async def _random_walk(steps: list[str]) -> None:
         left = bench.proposals.statistics()
         assert (left.under_way, left.forwarded, left.in_log) == (0, 0, 0)
         nursery.cancel_scope.cancel()
+
+
+async def test_retiring_node_notices_its_suspension() -> None:
+    """It still takes writes, so its doors must see that what they read is void."""
+    by_hand = ClockByHand()
+    clock = WatchedClock(by_hand)
+    bench = Bench(clock=clock)
+    await bench.proposals.retire()
+    by_hand.move(SUSPENDED_NS_MAX + 1)
+    assert not bench.proposals.may_serve()
+    assert clock.suspensions == 1
