@@ -9,9 +9,12 @@ from trio.testing import MockClock
 
 from keycluster.cluster.keys.commands import decode_command
 from keycluster.cluster.keys.records import ONLY_ROW, ClockRecord, Table
+from keycluster.cluster.keys.requests import AGE_NS_MAX, REMEMBERED_LEAST_NS
 from keycluster.cluster.types import SECOND, RunningTime
 from keycluster.cluster.wire.frames import encode_requests
 from keycluster.cluster.wire.operations import CreateKeyRequest
+from keycluster.node.doors.limits import DEFAULT_LIMITS
+from keycluster.node.suspension import SUSPENDED_NS_MAX
 from keycluster.node.turns import Turns
 from tests.node.doors.region import Region
 from tests.node.doors.test_aws import connected, http, sign
@@ -39,6 +42,12 @@ def region() -> Region:
     region.dispatch.turns = turns = LongLine()
     turns.region = region
     return region
+
+
+def test_what_lies_unread_behind_others_is_read_while_it_is_remembered() -> None:
+    """A connection's next requests wait for the answers to those before, and are dated then."""
+    unread_s = DEFAULT_LIMITS.http_deadline_seconds + DEFAULT_LIMITS.write_seconds
+    assert unread_s * SECOND + SUSPENDED_NS_MAX + AGE_NS_MAX < REMEMBERED_LEAST_NS
 
 
 def dates(region: Region) -> list[RunningTime]:
