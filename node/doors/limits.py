@@ -57,7 +57,8 @@ class DoorLimits:
     pipelined_max: int = 32
     """HTTP requests of one receive."""
     http_deadline_seconds: float = 20.0
-    """How long a write may wait for a leader: below the 60 s after which AWS's SDKs give up."""
+    """How long writes may wait for a leader, all that one receive brought together: below the 60 s after which AWS's
+    SDKs give up."""
 
 
 DEFAULT_LIMITS: Final = DoorLimits()
