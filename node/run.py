@@ -19,7 +19,8 @@ from keycluster.cluster.cluster_time import ClockVerdict
 from keycluster.cluster.invariant import InvariantBroken
 from keycluster.cluster.keys.apply import apply_entry
 from keycluster.cluster.keys.commands import Outcome, stamp
-from keycluster.cluster.keys.records import Table
+from keycluster.cluster.keys.records import Table, load_clock
+from keycluster.cluster.keys.timekeeping import destruction_held
 from keycluster.cluster.leases.messages import LeaseAsk
 from keycluster.cluster.peer_messages import Forward, ForwardReply, Introduction, PeerMessage, ReplicaMessage
 from keycluster.cluster.raft.config import RaftConfig
@@ -312,6 +313,13 @@ class Node:
             warnings.append(
                 f"this machine's clock is {verdict.value} ({offset_s:+.0f} s against the region's): correct it (NTP). "
                 "With a voter down the slower of two clocks is the region's, so look at the other machine's too"
+            )
+        clock = load_clock(self.room.view)
+        if clock is not None and destruction_held(clock):
+            hours = (clock.held_until_running_ns - clock.running_ns) / (3600 * SECOND)
+            warnings.append(
+                "the region's time went over an hour ahead of how long it ran: no key is deleted before it has run for "
+                f"{hours:.1f} hours more, or an operator has looked at the clocks (keycluster confirm-time)"
             )
         return tuple(warnings)
 

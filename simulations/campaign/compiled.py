@@ -71,16 +71,20 @@ def compiled_code(tell: Callable[[str], None]) -> Path:
 
 def compiled_if_it_pays(tell: Callable[[str], None], *, simulated_s: float) -> Path | None:
     """The folder if it is there, or if compiling costs less than it saves in so many simulated seconds. None: it isn't
-    and wouldn't, or it can't be made here, which is told."""
+    and wouldn't; or it would, and can't be made here, which is told."""
     try:
         if simulated_s >= PAYS_FROM_S:
             return compiled_code(tell)
-        target = _own_folder(_cache_home() / "keycluster" / "compiled") / _key(HOT, code_sha256())
-        if not target.exists():
-            return None
-        os.utime(target)
-    except (CannotCompile, OSError) as error:
+    except CannotCompile as error:
         tell(f"interpreted, which takes twice as long: {error}")
+        return None
+    target = _cache_home() / "keycluster" / "compiled" / _key(HOT, code_sha256())
+    if not target.is_dir():
+        return None
+    try:
+        _own_folder(target.parent)
+        os.utime(target)
+    except (CannotCompile, OSError):
         return None
     return target
 

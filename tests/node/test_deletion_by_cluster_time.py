@@ -45,8 +45,8 @@ async def a_tick(region: RegionInProcess, before: int) -> None:
 async def test_a_key_is_deleted_when_the_majority_says_it_is_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One wrong clock deletes nothing, nor do all of them until an operator has confirmed the leap; then every node's
-    row goes, with its tokens."""
+    """One wrong clock deletes nothing, nor do all of them until an operator, who is told to, has confirmed the leap;
+    then every node's row goes, with its tokens."""
     monkeypatch.setattr(maintenance, "LOOK_EVERY_S", 0.1)
     clocks = {name: SetClock() for name in NAMES}
     async with region_in_process(tmp_path) as region:
@@ -71,6 +71,8 @@ async def test_a_key_is_deleted_when_the_majority_says_it_is_time(
         await region.until(lambda: destruction_held(clock_of(region, "n1")))
         await some_looks(region)
         assert is_doomed(doomed)
+        assert [text for text in region.node("n1")._warnings() if "confirm-time" in text]
         await region.carry_out("n1", ConfirmTime())
         await region.until(lambda: all(region.stored(name, doomed) is None for name in NAMES))
+        assert not [text for text in region.node("n1")._warnings() if "confirm-time" in text]
         assert all(region.has(name, kept) and not region.has(name, doomed) for name in NAMES)

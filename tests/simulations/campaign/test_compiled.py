@@ -115,7 +115,8 @@ def test_few_runs_use_what_is_there_and_compile_nothing(cache: Path) -> None:
     """A minute of compiling isn't worth it for a few seconds of runs."""
     assert compiled_if_it_pays(not_told, simulated_s=1.0) is None
     made = cache / compiled._key(HOT, code_sha256())
-    made.mkdir()
+    made.mkdir(parents=True, mode=0o700)
+    cache.chmod(0o700)
     assert compiled_if_it_pays(not_told, simulated_s=1.0) == made
     assert compiled_if_it_pays(not_told, simulated_s=PAYS_FROM_S) == made
 
