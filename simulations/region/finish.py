@@ -52,7 +52,9 @@ async def demand_liveness(
     region = nemesis.region
     members = region.known_voters()
     if kept is None:
-        kept = [region.nodes[name] for name in sorted(rng.sample(members, len(members) // 2 + 1))]
+        count = len(members) // 2 + 1
+        sound = [name for name in members if not region.nodes[name].rotten]  # A page may be read for the first time.
+        kept = [region.nodes[name] for name in sorted(rng.sample(sound if len(sound) >= count else members, count))]
     rest = [node for node in region.nodes.values() if node not in kept and node.state is not NodeState.BROKEN]
     for node in rest:
         _lose(region, node, nemesis.clients, rng)
