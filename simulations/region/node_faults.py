@@ -79,7 +79,7 @@ def sealed_restart(nemesis: Nemesis, fault: Fault, rng: random.Random) -> str | 
     """The machine comes up, the key file is on a stick that somebody has in his pocket."""
     node = nemesis.victim(rng)
     path = node.config.seal.path if node is not None else None
-    if node is None or path is None or not node.disk.exists(path):
+    if node is None or path is None or not (node.disk.exists(path) and node.disk.is_well):
         return None
     node.crash()
     content = node.disk.files()[path]
