@@ -33,7 +33,7 @@ def change_members(world: World, kind: FaultKind, rng: random.Random) -> str | N
             if node not in world.machines:
                 world.add_machine(node)
                 world.start(node)
-        if _propose(world, machine, target):
+        if propose(world, machine, target):
             return f"{machine.node}: voters {' '.join(target.voters)} learners {' '.join(target.learners)}"
     return None
 
@@ -47,12 +47,13 @@ def remove(world: World, gone: NodeId) -> bool:
         membership = replica.core.membership
         voters = tuple(node for node in membership.voters if node != gone)
         learners = tuple(node for node in membership.learners if node != gone)
-        if voters and _propose(world, machine, Membership(voters=voters, learners=learners)):
+        if voters and propose(world, machine, Membership(voters=voters, learners=learners)):
             return True
     return False
 
 
-def _propose(world: World, machine: Machine, target: Membership) -> bool:
+def propose(world: World, machine: Machine, target: Membership) -> bool:
+    """Whether it has begun."""
     accepted: list[bool] = []
 
     def propose(member: Member, now: Instant) -> None:

@@ -32,6 +32,7 @@ SETTLED_FALLS = "settled-falls"
 TIME_FALLS = "cluster-time"
 RUNNING_TIME = "running-time"
 ROUNDING_NS_MAX = 1 * MILLISECOND  # Of clocks whose rates change.
+MEMBERSHIP = "membership"
 DIVERGED = "states-diverge"
 
 
@@ -57,6 +58,8 @@ class Contract:
         self._look_at_leases(machine, member, t)
         if term is not None and core.commit_index > machine.commit_at_election and not core.own_term_committed:
             raise Found(COMMITMENT, f"{machine.node} commits {core.commit_index} without an entry of its term {term}")
+        if core.membership_index <= core.commit_index and core.committed_membership is not core.membership:
+            raise Found(MEMBERSHIP, f"{machine.node} has committed its newest membership and goes by an older one too")
         settled = replica.settled_index
         if settled != machine.settled:
             if settled < machine.settled:

@@ -33,6 +33,7 @@ NOTHING = LogIndex(0)
 READ_INDEX = "read-index"
 ACKNOWLEDGED = "acknowledged"
 STALE_USE = "contract-2"
+HAND_OVER = "hand-over"
 
 WRITE, USE, READ, CONFIRM = range(4)
 """What is asked for: a change, a data-plane call, a control-plane read under the lease, one by ReadIndex."""
@@ -137,6 +138,7 @@ class Door:
         if machine.member is None:
             return
         core = machine.member.core
+        gives_up = core.is_handing_over
         try:
             index = machine.member.replica.propose([request.command], now, wall)
         except NotLeader as refusal:
@@ -147,6 +149,7 @@ class Door:
         except (RaftError, NoClusterTime):
             self._refuse(request, None)
         else:
+            demand(not gives_up, HAND_OVER, f"{machine.node} takes a change while it hands over", calls=(request.call,))
             self.in_log[index] = _InLog(request, core.term)
             self._in_order.append(index)
 
@@ -223,6 +226,11 @@ class Door:
         self._in_order.clear()
         for proposed in waiting.values():
             self._refuse(proposed.request, None)
+
+    @property
+    def asked(self) -> int:
+        """Reads by ReadIndex that have got no answer, or wait to be applied."""
+        return len(self._asked) + len(self._to_read)
 
     def stepped(self, now: Instant) -> None:
         """Answers what may be answered now."""

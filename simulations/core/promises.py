@@ -22,7 +22,7 @@ from keycluster.cluster.raft.messages import (
     VoteRequest,
 )
 from keycluster.cluster.types import NodeId, Term
-from keycluster.simulations.core.door import READ_INDEX
+from keycluster.simulations.core.door import HAND_OVER, READ_INDEX
 from keycluster.simulations.core.findings import Found
 from keycluster.simulations.core.machine import Machine
 
@@ -54,6 +54,7 @@ def require_kept(machine: Machine, messages: Sequence[tuple[NodeId, ReplicaMessa
             case ReadIndexReply() if message.index is not None:
                 _require_own_term(machine, message, READ_INDEX)
             case TimeoutNow():
+                _require_successor_ready(machine, receiver)
                 machine.gave_up_in = message.term
 
 
@@ -92,6 +93,17 @@ def _require_grantable(machine: Machine, holder: NodeId, message: LeaseAnswer, g
         wrong = None if core.committed_membership.is_member(holder) else "which is no committed member"
     if wrong is not None:
         raise Found(LEASES, f"{machine.node} grants a lease to {holder}, {wrong}")
+
+
+def _require_successor_ready(machine: Machine, receiver: NodeId) -> None:
+    """3.10: it has the whole log, else nobody votes for it. Who takes itself out has stepped down by now, and is let
+    off: it can't lead on whatever its successor has."""
+    core = machine.member.core if machine.member is not None else None
+    if core is None or not core.is_leader:
+        return
+    view = core.progress.get(receiver)
+    if view is None or view.match != core.last_index:
+        raise Found(HAND_OVER, f"{machine.node}, whose log ends at {core.last_index}, has {receiver} lead: {view}")
 
 
 def _require_stored(machine: Machine, message: AppendReply) -> None:

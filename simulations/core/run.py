@@ -22,6 +22,7 @@ from keycluster.simulations.core.electable import memberships_on
 from keycluster.simulations.core.findings import Found, demand
 from keycluster.simulations.core.machine import Machine
 from keycluster.simulations.core.nemesis import ACTS, Nemesis
+from keycluster.simulations.core.peace import Peace
 from keycluster.simulations.core.rollback import WITNESS
 from keycluster.simulations.core.served import ServedWorld
 from keycluster.simulations.core.shape import Shape, draw_shape, drawn
@@ -168,10 +169,13 @@ class CoreRun(ServedWorld):
             self.resume(node)
             self.start(node)
         self._demand_service(list(self.machines))
+        peace = Peace(self)
+        peace.require_obeyed()
         self.callers.resting = True
         self.run_for(SECOND)
         self.require_nothing_lost()
         self._require_nothing_waits()
+        peace.require_quiet()
 
     def _demand_service(self, healed: list[NodeId]) -> None:
         """Those of `healed` that are members serve, a change is made, and none of members is left half done."""

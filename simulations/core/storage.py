@@ -7,7 +7,7 @@ a time; a snapshot is installed behind all of both.
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from keycluster.cluster.raft.messages import Entry, SnapshotMeta
+from keycluster.cluster.raft.messages import Entry, SnapshotMeta, entry_bytes
 from keycluster.cluster.raft.ready import IncomingChunk, SnapshotRead
 from keycluster.cluster.replica import ReplicaPersist, ReplicaReady
 from keycluster.cluster.types import MILLISECOND, Instant, LogIndex, NodeId
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 SNAPSHOT_BYTES = 300_000  # Two chunks.
 SUFFIX = "snapshot-suffix"
+APPLYING = "applying"
 
 
 class Storage:
@@ -100,6 +101,7 @@ class Storage:
         if len(self._world.safety.committed) > known:
             require_unelectable(entries[-1], self._world.machines.values())
         member.unapplied += entries
+        _require_bounded(machine.node, member)
         self._begin_apply(machine)
 
     def _begin_apply(self, machine: Machine) -> None:
@@ -184,6 +186,12 @@ class Storage:
             if machine.member is not None and meta in machine.member.snapshots:
                 return machine.member.snapshots[meta]
         return None
+
+
+def _require_bounded(node: NodeId, member: Member) -> None:
+    """One entry goes alone, however large: only what waits with another one counts."""
+    waiting, most = sum(map(entry_bytes, member.unapplied[:-1])), member.core.config.apply_bytes_max
+    demand(waiting <= most, APPLYING, f"{node} has {waiting} bytes and an entry more to apply, of {most} at most")
 
 
 def _nothing(_meta: SnapshotMeta) -> AppliedState | None:
