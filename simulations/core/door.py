@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING
 from keycluster.cluster.cluster_time import NoClusterTime
 from keycluster.cluster.marks import Mark
 from keycluster.cluster.raft.errors import NotLeader, ProposalsFull, RaftError
-from keycluster.cluster.raft.messages import Entry
+from keycluster.cluster.raft.messages import ENTRY_BYTES_OVERHEAD, Entry
 from keycluster.cluster.raft.ready import ReadAnswer, ReadState
 from keycluster.cluster.types import Instant, LogIndex, NodeId, Term, WallTime
 from keycluster.simulations.core.findings import demand
 from keycluster.simulations.core.safety import RaftSafety
+from keycluster.simulations.core.state import STAMP_BYTES
 
 if TYPE_CHECKING:
     from keycluster.simulations.core.machine import Machine
@@ -34,6 +35,7 @@ READ_INDEX = "read-index"
 ACKNOWLEDGED = "acknowledged"
 STALE_USE = "contract-2"
 HAND_OVER = "hand-over"
+CAP = "uncommitted-cap"
 
 WRITE, USE, READ, CONFIRM = range(4)
 """What is asked for: a change, a data-plane call, a control-plane read under the lease, one by ReadIndex."""
@@ -138,7 +140,7 @@ class Door:
         if machine.member is None:
             return
         core = machine.member.core
-        gives_up = core.is_handing_over
+        gives_up, uncommitted = core.is_handing_over, core.uncommitted_bytes
         try:
             index = machine.member.replica.propose([request.command], now, wall)
         except NotLeader as refusal:
@@ -150,6 +152,13 @@ class Door:
             self._refuse(request, None)
         else:
             demand(not gives_up, HAND_OVER, f"{machine.node} takes a change while it hands over", calls=(request.call,))
+            size = uncommitted + ENTRY_BYTES_OVERHEAD + STAMP_BYTES + len(request.command)
+            demand(
+                not uncommitted or size <= core.config.uncommitted_bytes_max,
+                CAP,
+                f"{machine.node} takes a change, though {uncommitted} bytes are uncommitted",
+                calls=(request.call,),
+            )
             self.in_log[index] = _InLog(request, core.term)
             self._in_order.append(index)
 

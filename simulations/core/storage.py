@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 SNAPSHOT_BYTES = 300_000  # Two chunks.
 SUFFIX = "snapshot-suffix"
+CHUNKS = "snapshot-chunks"
 APPLYING = "applying"
 
 
@@ -161,6 +162,7 @@ class Storage:
         if machine.applying or member.unapplied or machine.writing is not None:
             self._world.push(self._world.t + MILLISECOND, machine, machine.life, self._install, meta, None)
             return
+        demand(member.is_incoming_whole, CHUNKS, f"{machine.node} installs {meta.index} before it has all of it")
         if member.install_snapshot(meta, now):
             self._world.safety.installed(machine.node, meta)
             end, log = (member.core.last_term, member.core.last_index), machine.disk.log
