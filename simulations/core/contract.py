@@ -9,6 +9,7 @@
   otherwise takes half a dozen crashes to be seen.
 - A replica's settled index and its cluster time never fall. Running time is never more than has passed.
 - States are equal at equal index.
+- A replica that has committed its newest membership goes by no older one.
 """
 
 from collections.abc import Callable, Mapping
@@ -23,6 +24,7 @@ from keycluster.simulations.core.lease_checks import (
 )
 from keycluster.simulations.core.machine import Machine
 from keycluster.simulations.core.member import Member
+from keycluster.simulations.core.membership_checks import MEMBERSHIP
 
 CURRENCY = "currency"
 ONE_LEADER = "one-leader-serves"
@@ -32,7 +34,6 @@ SETTLED_FALLS = "settled-falls"
 TIME_FALLS = "cluster-time"
 RUNNING_TIME = "running-time"
 ROUNDING_NS_MAX = 1 * MILLISECOND  # Of clocks whose rates change.
-MEMBERSHIP = "membership"
 DIVERGED = "states-diverge"
 
 
@@ -59,7 +60,7 @@ class Contract:
         if term is not None and core.commit_index > machine.commit_at_election and not core.own_term_committed:
             raise Found(COMMITMENT, f"{machine.node} commits {core.commit_index} without an entry of its term {term}")
         if core.membership_index <= core.commit_index and core.committed_membership is not core.membership:
-            raise Found(MEMBERSHIP, f"{machine.node} has committed its newest membership and goes by an older one too")
+            raise Found(MEMBERSHIP, f"{machine.node} takes an older membership for the newest committed")
         settled = replica.settled_index
         if settled != machine.settled:
             if settled < machine.settled:

@@ -35,6 +35,9 @@ STEP_NS: Final = 50 * MILLISECOND
 DUE_TOLERANCE: Final = 0.25
 """Clocks may be fast or slow by a tenth, and what is said at either end counts or doesn't."""
 
+BEHIND_NS_MAX: Final = 200 * MILLISECOND
+"""What a door shows for cluster time is kept for a while, and what has been told meanwhile may be newer."""
+
 
 class Peace:
     def __init__(self, world: ServedWorld) -> None:
@@ -135,7 +138,12 @@ class Peace:
     def _require_serves(self, machine: Machine, member: Member) -> None:
         now = machine.now(self._world.t)
         demand(member.replica.may_serve(now), PEACE, f"{machine.node} serves no more, though all is quiet")
-        demand(member.replica.cluster_time(now) is not None, PEACE, f"{machine.node} serves without cluster time")
+        shown, time = member.replica.cluster_time(now), member.replica._clock.time(member.core.membership, now)
+        demand(
+            shown is not None and time is not None and time - BEHIND_NS_MAX <= shown <= time,
+            PEACE,
+            f"{machine.node} serves, and its cluster time is {shown} instead of {time}",
+        )
 
 
 def _with_learner(current: Membership, node: NodeId) -> Membership:

@@ -99,8 +99,10 @@ class Storage:
         leading = [(m.node, m.leads_in, m.disk.log) for m in self._world.contract.leading.values() if m.leads_in]
         known = len(self._world.safety.committed)
         self._world.safety.handed_out(machine.node, member.core.term, entries, leading)
-        if len(self._world.safety.committed) > known:
+        newly = self._world.safety.committed[known:]
+        if newly:
             require_unelectable(entries[-1], self._world.machines.values())
+            self._world.memberships.committed(newly, self._world.t)
         member.unapplied += entries
         _require_bounded(machine.node, member)
         self._begin_apply(machine)

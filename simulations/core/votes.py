@@ -2,6 +2,7 @@
 
 - L7: who heard a leader less than E ago, by its own clock, or was started less than E ago, gives neither vote nor
   pre-vote, whatever became of terms and processes since.
+- Nor does a leader while it has its quorum lease: it would disturb itself.
 - L8: a hand-over overrules that in the very next term only.
 - A vote and a pre-vote are for a log at least as up to date (3.6.1). What pre-votes let through, votes would stop at
   the same voter, and the other way about: so each is looked at by itself.
@@ -25,6 +26,8 @@ class Stand(NamedTuple):
     term: Term
     vote: NodeId | None
     log_end: tuple[Term, LogIndex]
+    leads_until: Instant | None = None
+    """By its quorum lease."""
 
 
 ABOUT_LEADERS = (AppendEntries, InstallSnapshot, VoteRequest)
@@ -45,6 +48,8 @@ def took(machine: Machine, sender: NodeId, message: ReplicaMessage, before: Stan
             machine.heard_at, machine.heard_term = now, message.term
     elif isinstance(message, VoteRequest) and _is_granted(machine, sender, message, before):
         _require_unbound(machine, sender, message, now)
+        if before.leads_until is not None and now < before.leads_until:
+            raise Found(STICKINESS, f"{machine.node} leads for {before.leads_until - now} ns more and helps {sender}")
         own, its = before.log_end, (message.last_term, message.last_index)
         if own > its:
             raise Found(UP_TO_DATE, f"{machine.node}, whose log ends with {own}, would have {sender} lead with {its}")
@@ -56,7 +61,7 @@ def stand_of(machine: Machine) -> Stand:
         hard_state, log = machine.disk.hard_state, machine.disk.log
         return Stand(hard_state.term, hard_state.vote, (log.term(log.last_index), log.last_index))
     core = machine.member.core
-    return Stand(core.term, core.vote, (core.last_term, core.last_index))
+    return Stand(core.term, core.vote, (core.last_term, core.last_index), core.quorum_lease_until)
 
 
 def _is_granted(machine: Machine, sender: NodeId, message: VoteRequest, before: Stand) -> bool:

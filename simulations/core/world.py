@@ -25,6 +25,7 @@ from keycluster.simulations.core.contract import Contract
 from keycluster.simulations.core.door import Door
 from keycluster.simulations.core.machine import ANY_LIFE, NO_TICK, PPM, Give, Machine, Trap, TrapKind
 from keycluster.simulations.core.member import Disk, DurableLog, Member
+from keycluster.simulations.core.membership_checks import MembershipChecks
 from keycluster.simulations.core.network import Network
 from keycluster.simulations.core.promises import require_kept
 from keycluster.simulations.core.safety import RaftSafety
@@ -78,6 +79,7 @@ class World:
         self.note = self.trace.note
         ids = [NodeId(f"n{number}") for number in range(1, voters + learners + 1)]
         self.genesis = Membership(voters=tuple(sorted(ids[:voters])), learners=tuple(sorted(ids[voters:])))
+        self.memberships = MembershipChecks(self.genesis, self.machines)
         for node in ids:
             self.add_machine(node)
 
