@@ -21,6 +21,7 @@ from keycluster.cluster.raft.messages import (
     VoteReply,
     VoteRequest,
 )
+from keycluster.cluster.raft.progress import REPLICATE
 from keycluster.cluster.types import NodeId, Term
 from keycluster.simulations.core.door import HAND_OVER, READ_INDEX
 from keycluster.simulations.core.findings import Found
@@ -46,8 +47,7 @@ def require_kept(machine: Machine, messages: Sequence[tuple[NodeId, ReplicaMessa
                 _require_term(machine, message)
             case AppendEntries():
                 _require_term(machine, message)
-                if message.entries:
-                    _require_window(machine, receiver)
+                _require_window(machine, receiver)
             case LeaseAnswer():
                 _require_own_term(machine, message, LEASES)
                 _require_grantable(machine, receiver, message, gave_up_in)
@@ -121,7 +121,8 @@ def _require_stored(machine: Machine, message: AppendReply) -> None:
 
 
 def _require_window(machine: Machine, receiver: NodeId) -> None:
-    """The last append may be the one that fills it, by as much as one append may hold."""
+    """The last append may be the one that fills it, by as much as one append may hold. While there is room, nothing
+    waits to be sent: what comes last would wait for something else to come."""
     progress = machine.member.core._replication.progress.get(receiver) if machine.member is not None else None
     if progress is None or machine.member is None:
         return
@@ -132,3 +133,6 @@ def _require_window(machine: Machine, receiver: NodeId) -> None:
             WINDOW,
             f"{machine.node} has {view.inflight_messages} appends, {view.inflight_bytes} bytes, on way to {receiver}",
         )
+    core = machine.member.core
+    if core.is_leader and view.state is REPLICATE and progress.may_send(config) and view.next <= core.last_index:
+        raise Found(WINDOW, f"{machine.node} has not sent {view.next} to {receiver}, whose window has room")
