@@ -24,8 +24,10 @@ from keycluster.cluster.raft.messages import (
 from keycluster.cluster.raft.progress import REPLICATE
 from keycluster.cluster.types import NodeId, Term
 from keycluster.simulations.core.door import HAND_OVER, READ_INDEX
+from keycluster.simulations.core.electable import memberships_on
 from keycluster.simulations.core.findings import Found
 from keycluster.simulations.core.machine import Machine
+from keycluster.simulations.core.membership_checks import MEMBERSHIP
 
 PROMISES = "promises"
 WINDOW = "window"
@@ -43,8 +45,10 @@ def require_kept(machine: Machine, messages: Sequence[tuple[NodeId, ReplicaMessa
             case VoteReply(pre=False):
                 _require_term(machine, message)
                 _require_vote(machine, receiver, message)
-            case VoteRequest(pre=False):
-                _require_term(machine, message)
+            case VoteRequest():
+                _require_voter(machine)
+                if not message.pre:
+                    _require_term(machine, message)
             case AppendEntries():
                 _require_term(machine, message)
                 _require_window(machine, receiver)
@@ -62,6 +66,15 @@ def _require_term(machine: Machine, message: AppendReply | VoteReply | VoteReque
     durable = machine.disk.hard_state.term
     if message.term > durable:
         raise Found(PROMISES, f"{machine.node} speaks in term {message.term}, its disk knows {durable}")
+
+
+def _require_voter(machine: Machine) -> None:
+    """By the newest membership that it has, or an older one that isn't committed yet or not by all (4.2.2)."""
+    if machine.member is None:
+        return
+    memberships = [*memberships_on(machine.disk), machine.member.core.membership]
+    if not any(membership.is_voter(machine.node) for membership in memberships):
+        raise Found(MEMBERSHIP, f"{machine.node} stands for election, and is no voter")
 
 
 def _require_vote(machine: Machine, receiver: NodeId, message: VoteReply) -> None:
@@ -99,7 +112,11 @@ def _require_successor_ready(machine: Machine, receiver: NodeId) -> None:
     """3.10: it has the whole log, else nobody votes for it. Who takes itself out has stepped down by now, and is let
     off: it can't lead on whatever its successor has."""
     core = machine.member.core if machine.member is not None else None
-    if core is None or not core.is_leader:
+    if core is None:
+        return
+    if receiver not in core.membership.voters:
+        raise Found(HAND_OVER, f"{machine.node} has {receiver} lead, which is no voter")
+    if not core.is_leader:
         return
     view = core.progress.get(receiver)
     if view is None or view.match != core.last_index:
