@@ -18,7 +18,7 @@ from keycluster.cluster.marks import Mark
 from keycluster.cluster.raft.errors import NotLeader, ProposalsFull, RaftError
 from keycluster.cluster.raft.messages import ENTRY_BYTES_OVERHEAD, Entry
 from keycluster.cluster.raft.ready import ReadAnswer, ReadState
-from keycluster.cluster.types import Instant, LogIndex, NodeId, Term, WallTime
+from keycluster.cluster.types import SECOND, Instant, LogIndex, NodeId, Term, WallTime
 from keycluster.simulations.core.findings import demand
 from keycluster.simulations.core.safety import RaftSafety
 from keycluster.simulations.core.state import STAMP_BYTES
@@ -31,6 +31,7 @@ _UNCONFIRMED = Mark("a read by ReadIndex fails", within=("core",))
 _TAKEN = Mark("a leader's proposal is overtaken, in its place or by its own repeat", within=("core",))
 
 NOTHING = LogIndex(0)
+LATE_NS_MAX = 1 * SECOND  # A tick, and a hand-over that lets a leader go on for a while.
 READ_INDEX = "read-index"
 ACKNOWLEDGED = "acknowledged"
 STALE_USE = "contract-2"
@@ -105,7 +106,7 @@ class Door:
         self.in_log: dict[LogIndex, _InLog] = {}
         self.unsettled: list[tuple[LogIndex, Request, int]] = []  # Reads: what they saw, and where.
         self._in_order: deque[LogIndex] = deque()
-        self._asked: dict[int, tuple[Request, int]] = {}  # By ReadIndex, with what was committed when it came.
+        self._asked: dict[int, tuple[Request, int, Instant]] = {}  # By ReadIndex: what was committed then, and when.
         self._numbers = 0
         self._to_read: list[tuple[LogIndex, Request]] = []  # Confirmed; this node hasn't applied that far yet.
 
@@ -118,8 +119,9 @@ class Door:
         if request.kind == WRITE:
             self._propose(request, now, wall)
         elif request.kind == CONFIRM:
+            self._require_answered(now)
             self._numbers += 1
-            self._asked[self._numbers] = (request, len(self._safety.committed))
+            self._asked[self._numbers] = (request, len(self._safety.committed), now)
             member.replica.read_index(self._numbers, now)
         elif not member.replica.may_serve(now):
             self._refuse(request, member.core.leader)
@@ -134,6 +136,17 @@ class Door:
             self._answer(request, state.registers.get(request.register, 0), state.index)
         else:
             self._read(request)
+
+    def _require_answered(self, now: Instant) -> None:
+        """Each read gets an answer in time, if only that it failed: the oldest first."""
+        if self._asked and self._machine.member is not None:
+            request, _, asked_at = next(iter(self._asked.values()))
+            demand(
+                now - asked_at <= self._machine.member.core.config.patience_ns + LATE_NS_MAX,
+                READ_INDEX,
+                f"{self._machine.node} has given #{request.call} no answer for {now - asked_at} ns",
+                calls=(request.call,),
+            )
 
     def _propose(self, request: Request, now: Instant, wall: WallTime) -> None:
         machine = self._machine
@@ -176,7 +189,7 @@ class Door:
     def confirmed(self, answers: Sequence[ReadAnswer]) -> None:
         """What became of reads by ReadIndex."""
         for answer in answers:
-            request, floor = self._asked.pop(answer.request)
+            request, floor, _ = self._asked.pop(answer.request)
             if isinstance(answer, ReadState):
                 self._require_own_term_committed()
                 demand(

@@ -10,7 +10,7 @@ that are never prolonged like leases that had no time to be. In a region that is
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sized
 from typing import Final
 
 from keycluster.cluster.raft.config import RaftConfig
@@ -19,6 +19,7 @@ from keycluster.cluster.raft.progress import REPLICATE
 from keycluster.cluster.replica import ReplicaConfig
 from keycluster.cluster.types import MILLISECOND, SECOND, NodeId
 from keycluster.simulations.core import changes
+from keycluster.simulations.core.door import WRITE
 from keycluster.simulations.core.findings import Found, demand
 from keycluster.simulations.core.machine import Machine
 from keycluster.simulations.core.member import Member
@@ -32,6 +33,8 @@ DONE_NS_MAX: Final = 10 * SECOND
 QUIET_NS: Final = 3 * SECOND
 """Longer than all that runs by itself: leases, patience, reports that are repeated."""
 STEP_NS: Final = 50 * MILLISECOND
+TOLD_NS_MAX: Final = 100 * MILLISECOND
+"""A notice's way, on a slow network, and much less than the time between two questions for a lease."""
 DUE_TOLERANCE: Final = 0.25
 """Clocks may be fast or slow by a tenth, and what is said at either end counts or doesn't."""
 
@@ -96,6 +99,22 @@ class Peace:
                 asked = ask(leader)
             self._world.run_for(STEP_NS)
 
+    def require_soon_settled(self) -> None:
+        """L10: everybody is told that a change is settled, and needn't wait for the next answer to a question."""
+        world = self._world
+        before, deadline = world.acknowledged.count, world.t + DONE_NS_MAX
+        change = world.callers.ask_now(WRITE)
+        while world.acknowledged.count == before:
+            demand(world.t < deadline, PEACE, "all are well, and no change is made")
+            if change.outcome is not None:
+                change = world.callers.ask_now(WRITE)
+            world.run_for(MILLISECOND)
+        index = world.acknowledged.index
+        world.run_for(TOLD_NS_MAX)
+        for machine, member in self._members():
+            settled = member.replica.settled_index
+            demand(settled >= index, PEACE, f"{index} was acknowledged, {machine.node} takes {settled} for settled")
+
     # Nothing is left over
 
     def require_quiet(self) -> None:
@@ -107,6 +126,7 @@ class Peace:
             self._require_serves(machine, member)
             _require_caught_up(machine, member, leader)
             _require_nothing_asked(machine)
+            _require_nothing_kept(machine, member)
         _require_windows_closed(leader)
         if self._was_obeyed:
             _require_told(members)
@@ -175,6 +195,22 @@ def _require_caught_up(machine: Machine, member: Member, leader: Member) -> None
 def _require_nothing_asked(machine: Machine) -> None:
     waiting = machine.door.asked if machine.door is not None else 0
     demand(waiting == 0, PEACE, f"{waiting} reads asked of {machine.node} by ReadIndex have got no answer")
+
+
+def _require_nothing_kept(machine: Machine, member: Member) -> None:
+    """What isn't taken out where all is quiet piles up for as long as it stays so."""
+    replica, core = member.replica, member.core
+    kept: dict[str, Sized] = {
+        "leases that wait to be applied": replica._holder._waiting,
+        "writes": core._member.log._writes,
+        "messages behind a write": core._member.outbox._held,
+        "batches that are applied": core._applying,
+        "reads of others": core._replication.reads._waiting if core.is_leader else (),
+        "snapshots": core._replication.snapshots._transfers if core.is_leader else (),
+        "questions for leases": replica._leadership._asks if replica._leadership is not None else (),
+    }
+    for what, held in kept.items():
+        demand(not held, PEACE, f"all is quiet, and {machine.node} keeps {len(held)} {what}")
 
 
 def _require_windows_closed(leader: Member) -> None:

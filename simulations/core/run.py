@@ -176,6 +176,7 @@ class CoreRun(ServedWorld):
         self.require_nothing_lost()
         self._require_nothing_waits()
         peace.require_quiet()
+        peace.require_soon_settled()
 
     def _demand_service(self, healed: list[NodeId]) -> None:
         """Those of `healed` that are members serve, a change is made, and none of members is left half done."""

@@ -7,12 +7,15 @@ Log Matching          when an entry is written: an index and a term name one ent
 Leader Completeness   when a member becomes leader: its log has the newest entry that was committed before its term and
                       so, by Log Matching, all; and when an entry shows to be committed, in the logs of those who lead.
 State Machine Safety  when entries are handed out to apply: one entry is remembered for each index.
+
+Beside them: a leader begins with an entry that names it. Without that it commits nothing, and so serves nothing, before
+somebody wants a change; and the next leader doesn't know whose lease it needn't wait for (L6).
 """
 
 from bisect import bisect_left
 from collections.abc import Sequence
 
-from keycluster.cluster.raft.messages import Entry, SnapshotMeta
+from keycluster.cluster.raft.messages import Entry, EntryKind, SnapshotMeta
 from keycluster.cluster.types import LogIndex, NodeId, Term
 from keycluster.simulations.core.findings import Found, demand
 from keycluster.simulations.core.member import DurableLog
@@ -20,6 +23,7 @@ from keycluster.simulations.core.member import DurableLog
 ELECTION_SAFETY = "election-safety"
 APPEND_ONLY = "leader-append-only"
 LOG_MATCHING = "log-matching"
+LEADER_ENTRY = "leader-entry"
 LEADER_COMPLETENESS = "leader-completeness"
 STATE_MACHINE_SAFETY = "state-machine-safety"
 
@@ -59,6 +63,8 @@ class RaftSafety:
                     LOG_MATCHING,
                     f"{node} wrote {entry} behind term {before}, another member {known} behind {known_before}",
                 )
+            if before != entry.term and entry.kind is not EntryKind.LEADER:
+                raise Found(LEADER_ENTRY, f"{node} wrote {entry} behind term {before}: its leader didn't begin")
             before = entry.term
 
     def handed_out(
