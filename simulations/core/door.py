@@ -153,7 +153,7 @@ class Door:
         if machine.member is None:
             return
         core = machine.member.core
-        gives_up, uncommitted = core.is_handing_over, core.uncommitted_bytes
+        gives_up, uncommitted = core.is_leader and core._hand_over.target is not None, core.uncommitted_bytes
         try:
             index = machine.member.replica.propose([request.command], now, wall)
         except NotLeader as refusal:

@@ -148,6 +148,7 @@ class Member:
         )
         self.unapplied: list[Entry] = []
         self._incoming: AppliedState | None = None
+        self._stored_of: SnapshotMeta | None = None
         self._stored_bytes = 0  # Of the snapshot that comes in, without a gap.
         self.is_incoming_whole = False
 
@@ -174,7 +175,8 @@ class Member:
     ) -> None:
         """A chunk's bytes stand for nothing here: the whole state is looked up by the snapshot's description."""
         self._incoming = find(chunk.meta)
-        self._stored_bytes = chunk.offset + len(chunk.data) if chunk.offset in (0, self._stored_bytes) else 0
+        follows = chunk.offset == 0 or (chunk.meta, chunk.offset) == (self._stored_of, self._stored_bytes)
+        self._stored_of, self._stored_bytes = chunk.meta, chunk.offset + len(chunk.data) if follows else 0
         self.is_incoming_whole = self._stored_bytes == chunk.size
         self.replica.snapshot_chunk_stored(chunk.meta, offset_next=chunk.offset + len(chunk.data), now=now)
 
