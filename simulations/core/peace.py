@@ -61,7 +61,7 @@ class Peace:
         others = self._other_voters()
         if not others:
             return
-        self._until(lambda: self._world.led_by(others[0]), lambda leader: self._hand_over(leader, others[0]))
+        self._require_handed_over(others[0])
         gone = self._other_voters()[-1]
         for target in (_with_learner, _without):
             self._change(target, gone)
@@ -77,9 +77,17 @@ class Peace:
             raise Found(PEACE, "nobody leads")
         return machine.member
 
-    def _hand_over(self, leader: Machine, target: NodeId) -> str:
-        changes.hand_over_to(self._world, leader, target)
-        return f"{leader.node} hands over to {target}"
+    def _require_handed_over(self, target: NodeId) -> None:
+        """At once, as it is told to: a leader that steps down, and an election, would also do after a while."""
+        world, late = self._world, 0
+        in_time_ns = world.raft.election_ns * 3 // 4
+        deadline = world.t + DONE_NS_MAX
+        while not world.led_by(target):
+            demand(late < 2 and world.t < deadline, PEACE, f"all are well, and nobody hands over to {target}")
+            leader = world.leader()
+            has_begun = leader is not None and changes.hand_over_to(world, leader, target)
+            world.run_for(in_time_ns if has_begun else STEP_NS)
+            late += has_begun
 
     def _change(self, target_of: Callable[[Membership, NodeId], Membership], node: NodeId) -> None:
         target = target_of(self._leader().core.committed_membership, node)
@@ -215,6 +223,8 @@ def _require_nothing_kept(machine: Machine, member: Member) -> None:
         "writes": core._member.log._writes,
         "messages behind a write": core._member.outbox._held,
         "batches that are applied": core._applying,
+        "leaders": core._member.leaders.standing[1:],
+        "memberships": core._member.memberships.standing[1:],
         "reads of others": core._replication.reads._waiting if core.is_leader else (),
         "snapshots": core._replication.snapshots._transfers if core.is_leader else (),
         "questions for leases": replica._leadership._asks if replica._leadership is not None else (),

@@ -92,7 +92,7 @@ def reports_all_the_time(patch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("broken", "says"),
     [
-        (hands_over_to_nobody, "this isn't done: n"),
+        (hands_over_to_nobody, "nobody hands over to n"),
         (refuses_changes, "this isn't done: n"),
         (prolongs_no_lease, "serves no more"),
         (answers_no_read, "have got no answer"),
