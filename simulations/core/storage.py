@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from keycluster.simulations.core.world import World
 
 SNAPSHOT_BYTES = 300_000  # Two chunks.
+INSTALL_WRITES = 100
+"""A state that is replaced takes so much longer than a write: leaders come and go meanwhile."""
 SUFFIX = "snapshot-suffix"
 CHUNKS = "snapshot-chunks"
 APPLYING = "applying"
@@ -140,7 +142,9 @@ class Storage:
         if ready.snapshot_chunk is not None:
             world.push(later, machine, life, self._store_chunk, ready.snapshot_chunk, None)
         if ready.snapshot_install is not None:
-            world.push(later, machine, life, self._install, ready.snapshot_install, None)
+            world.push(
+                world.t + INSTALL_WRITES * machine.write_ns, machine, life, self._install, ready.snapshot_install, None
+            )
         for peer in ready.snapshots_wanted:
             world.push(world.t, machine, life, self._offer, peer, None)
         for read in ready.snapshot_reads:
