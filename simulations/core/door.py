@@ -138,8 +138,9 @@ class Door:
             self._read(request)
 
     def _require_answered(self, now: Instant) -> None:
-        """Each read gets an answer in time, if only that it failed: the oldest first."""
-        if self._asked and self._machine.member is not None:
+        """Each read gets an answer in time, if only that it failed: the oldest first. After a pause it comes with the
+        tick that is overdue."""
+        if self._asked and self._machine.member is not None and now < self._machine.tick_due:
             request, _, asked_at = next(iter(self._asked.values()))
             demand(
                 now - asked_at <= self._machine.member.core.config.patience_ns + LATE_NS_MAX,
