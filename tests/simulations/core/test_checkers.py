@@ -7,7 +7,7 @@ import pytest
 
 from keycluster.cluster.invariant import InvariantBroken
 from keycluster.cluster.raft.election import Election
-from keycluster.cluster.raft.messages import COMMAND, Entry, Membership, SnapshotMeta
+from keycluster.cluster.raft.messages import COMMAND, Entry, EntryKind, Membership, SnapshotMeta
 from keycluster.cluster.replica import Replica, StateDiverged
 from keycluster.cluster.types import SECOND, ClusterTime, LogIndex, NodeId, Term
 from keycluster.cluster.witness import OwnRecord, RolledBack
@@ -32,6 +32,11 @@ N1, N2 = NodeId("n1"), NodeId("n2")
 
 def entry(index: int, term: int, payload: bytes = b"") -> Entry:
     return Entry(Term(term), LogIndex(index), COMMAND, payload)
+
+
+def begins(index: int, term: int, payload: bytes = b"") -> Entry:
+    """A leadership's own first entry."""
+    return Entry(Term(term), LogIndex(index), EntryKind.LEADER, payload)
 
 
 def log_of(*entries: Entry) -> DurableLog:
@@ -61,13 +66,15 @@ def test_leader_that_takes_back_is_found() -> None:
 
 
 @pytest.mark.parametrize(
-    ("before", "other"), [(Term(1), entry(2, 2, b"another")), (Term(2), entry(2, 2, b"same"))], ids=["entry", "before"]
+    ("before", "other"),
+    [(Term(1), begins(2, 2, b"another")), (Term(2), begins(2, 2, b"same"))],
+    ids=["entry", "before"],
 )
 def test_logs_that_differ_are_found(before: Term, other: Entry) -> None:
     """Log Matching: another entry under one index and term, or the same one behind others."""
     raft = RaftSafety()
-    raft.written(N1, Term(0), [entry(1, 1), entry(2, 2, b"same")])
-    raft.written(N2, Term(1), [entry(2, 2, b"same")])
+    raft.written(N1, Term(0), [begins(1, 1), begins(2, 2, b"same")])
+    raft.written(N2, Term(1), [begins(2, 2, b"same")])
     finds(safety.LOG_MATCHING, lambda: raft.written(N2, before, [other]))
 
 
