@@ -24,6 +24,7 @@ from keycluster.cluster.keys.records import (
     load_members,
     load_region,
 )
+from keycluster.cluster.leases.successor import members_heard_lately
 from keycluster.cluster.membership import LEAVING, placement_allows
 from keycluster.cluster.peer_messages import Introduced, Introduction
 from keycluster.cluster.raft.errors import RaftError
@@ -142,10 +143,12 @@ class MembershipActor:
         if self._node in leaving:
             self._hand_over(leaving)
             return
-        target = next_membership(membership, rows, caught_up=self._caught_up())
+        now = self._clock.now()
+        heard = {self._node, *members_heard_lately(core, now)}
+        target = next_membership(membership, rows, caught_up=self._caught_up(), heard=heard)
         if target is not None:
             log.info("membership changes", voters=target.voters, learners=target.learners)
-            self._replica.propose_membership(target, self._clock.now())
+            self._replica.propose_membership(target, now)
 
     def _caught_up(self) -> frozenset[NodeId]:
         core = self._replica.core
@@ -160,17 +163,25 @@ class MembershipActor:
 
 
 def next_membership(
-    membership: Membership, rows: Mapping[NodeId, MemberRecord], *, caught_up: Collection[NodeId]
+    membership: Membership,
+    rows: Mapping[NodeId, MemberRecord],
+    *,
+    caught_up: Collection[NodeId],
+    heard: Collection[NodeId],
 ) -> Membership | None:
     """The next single step from `membership`, which is not joint, to what the rows ask for; None when there is none.
 
     Removals come first, voters before learners (Raft takes out both in two steps only), then a new learner, then one
     promotion. The last voter never leaves: the region would end.
+
+    `heard`: who answers now. Voters change only to such of whom a majority does: a change counts from when it is in
+    the log, so one whose voters are silent would stop the region until they are back, for ever if they never are.
     """
     voters, learners = set(membership.voters), set(membership.learners)
     leaving = {node for node, row in rows.items() if row.state in LEAVING}
-    if leaving & voters and voters - leaving:
-        return _membership(voters - leaving, learners)
+    staying = _membership(voters - leaving, learners)
+    if leaving & voters and staying.voters and staying.has_quorum(heard):
+        return staying
     if leaving & learners:
         return _membership(voters, learners - leaving)
     joining = sorted(rows.keys() - leaving - voters - learners)
@@ -178,8 +189,10 @@ def next_membership(
         return _membership(voters, learners | {joining[0]})
     azs = {node: rows[node].az for node in sorted(voters)}
     for node in sorted(learners & set(caught_up)):
-        if rows[node].wanted is MemberRole.VOTER and placement_allows(azs, {node: rows[node].az}):
-            return _membership(voters | {node}, learners - {node})
+        promoted = _membership(voters | {node}, learners - {node})
+        is_wanted = rows[node].wanted is MemberRole.VOTER and placement_allows(azs, {node: rows[node].az})
+        if is_wanted and promoted.has_quorum(heard):
+            return promoted
     return None
 
 

@@ -30,6 +30,8 @@ PEACE: Final = "peace"
 
 DONE_NS_MAX: Final = 10 * SECOND
 """Until an operator's word is done: an election or some, the leases of those who leave."""
+SETTLE_NS: Final = 500 * MILLISECOND
+"""For the last reports and notices, and those that are repeated since their answers were on their way."""
 QUIET_NS: Final = 3 * SECOND
 """Longer than all that runs by itself: leases, patience, reports that are repeated."""
 STEP_NS: Final = 50 * MILLISECOND
@@ -137,6 +139,7 @@ class Peace:
 
     def require_quiet(self) -> None:
         """Callers rest. Raises `Found`."""
+        self._world.run_for(SETTLE_NS)
         heard = self._listen()
         members = list(self._members())
         leader = self._leader()

@@ -9,7 +9,7 @@ that would be lost, and no region survives that. Else more than a majority is ke
 """
 
 import random
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from typing import Final
 
 import trio
@@ -137,8 +137,10 @@ async def _finish_joins(region: SimRegion) -> None:
 
 
 async def _finish_removals(region: SimRegion) -> None:
-    """Of nodes whose removal may not have been recorded, and of those whose disks are not to be used again."""
+    """Of nodes whose removal may not have been recorded, and of those that are of no use any more."""
     rows = region.rows()
+    for stranded in [node for node in region.up() if _is_stranded(node, rows)]:
+        stranded.switch_off()
     for name, row in sorted(rows.items()):
         node = region.nodes.get(name)
         is_broken = node is not None and node.state is NodeState.BROKEN
@@ -154,6 +156,15 @@ async def _finish_removals(region: SimRegion) -> None:
             region.asked_to_leave.discard(name)
 
 
+def _is_stranded(node: SimNode, rows: Collection[NodeId]) -> bool:
+    """It was away while everybody was replaced whom it knew: nobody can tell it who the members are now."""
+    running = node.running
+    if running is None or node.serves:
+        return False
+    known = set(running.replica.core.membership.members) - {node.name}
+    return bool(known) and known.isdisjoint(rows)
+
+
 def _unsettled(region: SimRegion) -> str:
     """What is still to come; empty when all is as it shall be."""
     rows = region.rows()
@@ -166,7 +177,8 @@ def _unsettled(region: SimRegion) -> str:
             wrong.append(f"{name} doesn't serve")
     wrong += [f"{node.name} was removed and runs on" for node in region.up() if node.name not in rows]
     membership = region.membership()
-    if membership is not None and next_membership(membership, rows, caught_up=rows.keys()) is not None:
+    everybody = rows.keys()
+    if membership is not None and next_membership(membership, rows, caught_up=everybody, heard=everybody) is not None:
         wrong.append("members are still to change")
     return ", ".join(wrong) if rows else "nobody knows any members"
 

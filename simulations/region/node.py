@@ -257,6 +257,11 @@ class SimNode:
         self.disk.crash()
         self._bury(why)
 
+    def switch_off(self) -> None:
+        """For good: it isn't started again."""
+        self.crash("switched off")
+        self.state = NodeState.BROKEN
+
     def kill(self, why: str = "kill") -> None:
         """The process is gone, the machine goes on: what it wrote is there, synced or not."""
         self._network.down(self.name)

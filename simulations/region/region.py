@@ -27,6 +27,7 @@ from keycluster.cluster.types import MILLISECOND, SECOND, AccountId, NodeId
 from keycluster.cluster.wire.errors import KmsError
 from keycluster.cluster.wire.frames import REQUEST_ID_BYTES
 from keycluster.node.access_keys import AccessKeySecret
+from keycluster.node.addresses import split_address
 from keycluster.node.config import DoorConfig, NodeConfig, SealConfig, SealKind
 from keycluster.node.dispatch import AdminCall
 from keycluster.node.founding import found_region
@@ -229,13 +230,18 @@ class SimRegion:
                 await join_region(node.config, token, world=node.world(f"joining {self._tries}"))
         except JoinFailed as failure:
             self.checks.note(node, "join", str(failure))
-            if FINAL in str(failure):
+            if FINAL in str(failure) or not self._may_answer(token):
                 del self.unfinished[node.name]
-                self.asked_to_leave.add(node.name)  # An earlier try may have been taken, before its token expired.
+                self.asked_to_leave.add(node.name)  # An earlier try may have been taken.
             raise
         del self.unfinished[node.name]
         self.nodes[node.name] = node
         node.start()
+
+    def _may_answer(self, token: JoinToken) -> bool:
+        """Whether any of the nodes that it names is a member yet."""
+        rows = self.rows()
+        return not rows or any(split_address(address)[0] in rows for address in token.addresses)
 
     # Who is how
 
