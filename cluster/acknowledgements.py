@@ -42,8 +42,10 @@ class Acknowledgements:
 
     def go_out(self, messages: Sequence[tuple[NodeId, Message]]) -> list[tuple[NodeId, Witness]]:
         """`messages` are about to leave: notes what they acknowledge; the table goes along with entries, if changed."""
-        if not self._own.has_acknowledged and any(_acknowledges(message) for _, message in messages):
-            self._own.acknowledges_in(self._core.term)
+        if not self._own.has_acknowledged:
+            terms = [message.term for _, message in messages if _acknowledges(message)]
+            if terms:  # Not the core's: it may be in a later one, if these had to wait for the disk.
+                self._own.acknowledges_in(min(terms))
         if not self._core.is_leader:
             return []
         receivers = dict.fromkeys(peer for peer, m in messages if isinstance(m, AppendEntries) and m.entries)

@@ -355,6 +355,21 @@ def test_acknowledgement_that_went_out_explains_what_peers_know(message: Message
             record.check_own(told)
 
 
+def test_acknowledgement_that_waited_for_the_disk_is_of_its_own_term() -> None:
+    """The member may be in a later term when it leaves; what a peer then knows is still of this life."""
+    world = World(1, voters=1)
+    world.start_all()
+    world.run_while(lambda: world.leader() is None, ns_max=SECOND)
+    world.run_for(SECOND)
+    world.crash(NodeId("n1"))
+    world.start(NodeId("n1"))
+    core = replica_of(world.machines[NodeId("n1")]).core
+    record, term, more = Acknowledgements(core, {}), core.term, LogIndex(core.last_index + 1)
+    world.run_while(lambda: core.term == term or not core.own_term_committed, ns_max=SECOND)
+    record.go_out([(NodeId("n2"), AppendReply(term, 1, more))])
+    record.check_own((term, more))
+
+
 def test_state_that_differs_from_the_leaders_stops_the_node() -> None:
     """The leader's digest comes with each lease."""
     world = region()
