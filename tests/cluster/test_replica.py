@@ -197,6 +197,35 @@ def test_membership_is_refused_where_it_cannot_begin() -> None:
         replica_of(leader).propose_membership(target, leader.now(world.t))
 
 
+def begin_removal_of_silent_learner(world: World) -> tuple[Machine, Membership]:
+    """The leader, and the membership that it waits to change to."""
+    leader = leader_of(world)
+    world.cut_off(world.genesis.learners[0])
+    goal = Membership(voters=world.genesis.voters)
+    world.feed(leader, lambda m, now: m.replica.propose_membership(goal, now))
+    assert replica_of(leader).membership_change_waits
+    return leader, goal
+
+
+def test_waiting_change_outlives_a_hand_over_that_fails() -> None:
+    """The lease it waits for ends while leadership is on its way to a member that is cut off: it goes on afterwards."""
+    world = region(learners=1)
+    leader, goal = begin_removal_of_silent_learner(world)
+    lease_left = world.run_while(lambda: replica_of(leader).membership_change_waits, ns_max=2 * SECOND)
+
+    world = region(learners=1)
+    leader, goal = begin_removal_of_silent_learner(world)
+    target = followers(world)[0].node
+    world.cut_off(target)
+    world.propose(leader, [b"change"])  # The target lacks it: TimeoutNow isn't sent, and the leader goes on.
+    world.run_for(lease_left - 50 * MILLISECOND)
+    world.feed(leader, lambda m, now: m.replica.transfer_leadership(target, now))
+    world.run_for(100 * MILLISECOND)
+    assert replica_of(leader).core.is_handing_over
+    assert replica_of(leader).core.membership == world.genesis
+    world.run_while(lambda: replica_of(leader).core.committed_membership != goal, ns_max=SECOND)
+
+
 def test_leader_removes_itself() -> None:
     """It goes on until the change is committed, then another leads and all that are left serve."""
     world = region()

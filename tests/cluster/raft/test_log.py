@@ -72,6 +72,18 @@ def test_stable_index_equal_entry_came_back() -> None:
     assert log.stable_index == 1
 
 
+def test_two_truncations_before_a_write() -> None:
+    """The write cuts off at the lower of them: what lies between was replaced as well."""
+    log = new_log(new_disk())
+    log.append([entry(i, 1) for i in range(1, 5)])
+    log.hand_out(1)
+    log.truncate(LogIndex(4))
+    log.append([entry(4, 2)])
+    log.truncate(LogIndex(2))
+    log.append([entry(2, 3)])
+    assert log.hand_out(2) == (2, (entry(2, 3),))
+
+
 def test_truncation_of_committed_entries_refused() -> None:
     """It would break State Machine Safety: the node stops."""
     log = new_log(new_disk())
@@ -104,6 +116,15 @@ def test_last_with_term_up_to(at: int, term: int, found: tuple[int, int]) -> Non
     log = new_log(new_disk())
     log.append([entry(1, 1), entry(2, 1), entry(3, 1), entry(4, 4), entry(5, 4), entry(6, 4)])
     assert log.last_with_term_up_to(LogIndex(at), Term(term)) == found
+
+
+def test_last_with_term_up_to_ends_where_the_log_is_compacted() -> None:
+    """Below the base no term is known, and 0 says so: another would be a claim about an unread entry."""
+    disk = MemoryDisk(AppliedState(LogIndex(5), Term(3), 0, membership("a"), None))
+    disk.reset_to(disk.state.meta)
+    log = RaftLog(disk, applied=LogIndex(5), tail_bytes_max=1 << 20)
+    log.append([entry(6, 4)])
+    assert log.last_with_term_up_to(LogIndex(6), Term(2)) == (4, 0)
 
 
 @given(st.lists(st.tuples(st.sampled_from(["append", "cut", "write", "done", "commit", "apply"]), st.integers(1, 4))))

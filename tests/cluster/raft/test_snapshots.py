@@ -154,6 +154,22 @@ def test_log_stays_as_it_is_during_installation() -> None:
     assert a.core.term == 1
 
 
+def test_chunk_of_another_snapshot_waits_for_the_installation() -> None:
+    """The state is being replaced: what it becomes is settled before another snapshot begins."""
+    region, a = alone()
+    for offset in (0, 400):
+        a.receive(B, chunk(offset, 400))
+        a.write_one()
+        a.snapshot_step()
+    assert a.core.is_installing_snapshot
+    region.letters.clear()
+    a.receive(B, chunk(0, 200, offer=2))
+    assert a.core.ready().snapshot_chunk is None
+    a.work()
+    assert [(m.offer, m.outcome) for m in said(region, SnapshotReply)] == [(1, SnapshotOutcome.INSTALLED)]
+    assert a.core.commit_index == STATE.index
+
+
 def test_lost_chunk_sent_again() -> None:
     """After `snapshot_retry_ns`, from where the member is."""
     region, _ = behind_region()
