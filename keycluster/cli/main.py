@@ -1,7 +1,8 @@
 """Picks the command and turns its end into an exit status.
 
-Exit status: 0 done, 1 it failed (the reason in one line on stderr), 2 the command line is wrong. A user's mistake never
-shows a traceback.
+Exit status: 0 done, 1 it failed (the reason in one line on stderr), 2 the command line is wrong. Where 1 is a result of
+its own, as in a search for bugs, a command fails by 2 too (`set_defaults(failed=2)`). A user's mistake never shows a
+traceback.
 """
 
 import argparse
@@ -54,6 +55,7 @@ def build_parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
     )
     parser.add_argument("--version", action="version", version=f"keycluster {version('keycluster')}")
+    parser.set_defaults(failed=1)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for module in MODULES:
         module.add_to(commands)
@@ -72,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sys.stdout.flush()
     except CommandFailed as failure:
         output.error(failure)
-        return 1
+        return int(options.failed if failure.status is None else failure.status)
     except KeyboardInterrupt:
         return INTERRUPTED
     except BaseExceptionGroup as group:  # A nursery wraps Ctrl-C too.
@@ -85,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         _discard_output()
         output.error(CommandFailed(str(error)))
-        return 1
+        return int(options.failed)
     return status or 0
 
 

@@ -11,13 +11,17 @@ import msgspec
 
 
 class CommandFailed(Exception):
-    """The command didn't do what was asked. `code` is the service's error code where it was the service's refusal."""
+    """The command didn't do what was asked. `code` is the service's error code where it was the service's refusal,
+    `status` the exit status where it isn't the one by which this command always fails."""
 
-    def __init__(self, message: str, *, code: str | None = None, hint: str | None = None) -> None:
+    def __init__(
+        self, message: str, *, code: str | None = None, hint: str | None = None, status: int | None = None
+    ) -> None:
         super().__init__(message)
         self.message = message
         self.code = code
         self.hint = hint
+        self.status = status
 
 
 class Output:

@@ -1,7 +1,7 @@
 """`keycluster simulate`: whole regions under a virtual clock and a hostile world, many seeds at once.
 
-Exit status: 0 nothing found, 1 something was (or the campaign couldn't be done), 2 the command line is wrong. With
---json, standard output has one line for each seed and nothing else; all that is for people goes to standard error.
+Exit status: 0 nothing found, 1 something was, 2 the command line is wrong or its runs can't be done, 130 interrupted.
+With --json, standard output has one line for each seed and nothing else; all that is for people goes to standard error.
 """
 
 import argparse
@@ -71,7 +71,7 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     )
     parser.add_argument("--no-shrink", action="store_const", const=0.0, dest="shrink_time", help="the same as 0")
     parser.add_argument("--json", action="store_true", help="print JSON, one line a seed")
-    parser.set_defaults(run=_simulate)
+    parser.set_defaults(run=_simulate, failed=2)
 
 
 def _seed(text: str) -> int:

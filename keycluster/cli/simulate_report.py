@@ -65,7 +65,7 @@ class Reporter:
         except (CannotCompile, WorkerWontStart, RemoteFailed) as error:
             if self._totals.seeds:
                 self._summarise(coverage=False)
-            raise CommandFailed(str(error)) from None
+            raise CommandFailed(str(error), status=1 if self._totals.failed else None) from None
         gaps = self._summarise(coverage=coverage and not interrupted)
         if self._totals.failed or gaps:
             return 1

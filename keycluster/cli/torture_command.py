@@ -1,7 +1,7 @@
 """`keycluster torture`: a region of real processes under real kills, pauses and cuts, and what its clients saw of it.
 
-Exit status: 0 nothing found, 1 something was, 2 the command line is wrong, 130 interrupted. With --json, standard
-output has one object and nothing else; all that is for people goes to standard error.
+Exit status: 0 nothing found, 1 something was, 2 the command line is wrong or the run can't be done, 130 interrupted.
+With --json, standard output has one object and nothing else; all that is for people goes to standard error.
 """
 
 import argparse
@@ -53,7 +53,7 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     )
     parser.add_argument("--faults", metavar="KIND,…", help="only these kinds, or none (default: a choice of all)")
     parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.set_defaults(run=_torture)
+    parser.set_defaults(run=_torture, failed=2)
 
 
 def _natural(text: str) -> int:

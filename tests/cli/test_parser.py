@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from keycluster.cli.main import build_parser, main
+from keycluster.cli.output import CommandFailed
 
 
 def commands(parser: argparse.ArgumentParser, words: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
@@ -77,12 +78,24 @@ def test_interrupts_and_faults(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     assert capsys.readouterr().err == "keycluster: [Errno 13] Permission denied: '/root/x'\n"
 
 
-def run_raising(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> int:
+def test_where_1_is_a_result_a_failure_is_2(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command that couldn't be done mustn't look like one that found something, nor the other way round."""
+    for error in (CommandFailed("x"), PermissionError(13, "x")):
+        assert run_raising(error, monkeypatch) == 1
+        assert run_raising(error, monkeypatch, failed=2) == 2
+    assert run_raising(CommandFailed("x", status=1), monkeypatch, failed=2) == 1
+    for command in ("simulate", "torture --dir x"):
+        assert build_parser().parse_args(command.split()).failed == 2
+
+
+def run_raising(error: BaseException, monkeypatch: pytest.MonkeyPatch, *, failed: int = 1) -> int:
     """What becomes of a command that ends by `error`."""
 
     def fail(options: argparse.Namespace, output: object) -> None:
         raise error
 
-    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", lambda *_: argparse.Namespace(run=fail, json=False))
-    monkeypatch.setattr("keycluster.cli.main._discard_output", lambda: None)
-    return main([])
+    options = argparse.Namespace(run=fail, json=False, failed=failed)
+    with monkeypatch.context() as patched:
+        patched.setattr(argparse.ArgumentParser, "parse_args", lambda *_: options)
+        patched.setattr("keycluster.cli.main._discard_output", lambda: None)
+        return main([])

@@ -133,6 +133,7 @@ def test_a_wrong_command_line_is_status_2(arguments: list[str], capsys: pytest.C
         (["--faults", ""], "no faults of kind ''"),
         (["--replay", "missing.json"], "missing.json: [Errno 2]"),
         (["--replay", "/dev/null"], "/dev/null: this is no replay file"),
+        (["--replay", "."], ".: [Errno 21]"),
         (["--timeline"], "--timeline is for one run"),
         (["--region", "--compiled"], "--compiled is for --core"),
         (["--on", "nonsense://", "--seed", "1"], "no scheduler answers at nonsense://"),
@@ -140,8 +141,8 @@ def test_a_wrong_command_line_is_status_2(arguments: list[str], capsys: pytest.C
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_what_cannot_be_done_is_one_line(arguments: list[str], error: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """And status 1."""
-    assert main(["simulate", *arguments]) == 1
+    """And status 2: 1 says that something was found."""
+    assert main(["simulate", *arguments]) == 2
     complaints = [line for line in capsys.readouterr().err.splitlines() if not line.startswith(("core:", "  hint:"))]
     assert len(complaints) == 1
     assert error in complaints[0]
