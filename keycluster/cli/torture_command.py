@@ -10,6 +10,8 @@ import secrets
 import sys
 import textwrap
 from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,7 +26,12 @@ if TYPE_CHECKING:
     from keycluster.simulations.torture.run import Torture
 
 SEED_BITS = 48
-TIME_S_MIN, TIME_S_MAX, TIME_S_DEFAULT = 1.0, 1e6, 60.0
+SEED_MAX = 2**63 - 1
+TIME_S_MAX, TIME_S_DEFAULT = 1_000_000, 60.0
+NODES_MAX = 9  # As `dev` has it.
+CLIENTS_MAX = 100  # Each has proxies of its own, in one process.
+RATE_MAX = 10_000
+TEXT_SHOWN = 50
 INTERRUPTED = 130
 WIDTH = 118
 FAILURES_SHOWN = 20
@@ -40,45 +47,41 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     help_text = "search for bugs: a region of real processes under kills, pauses and cuts"
     parser = commands.add_parser("torture", help=help_text, description=DESCRIPTION)
     parser.add_argument("--dir", type=Path, required=True, metavar="DIR", help="as for `keycluster dev`, new or not")
+    seconds, seeds = _between(1.0, TIME_S_MAX, "seconds"), _between(0, SEED_MAX, "for a seed")
+    nodes, clients = _between(1, NODES_MAX, "nodes"), _between(1, CLIENTS_MAX, "clients")
+    rate = _between(1.0, RATE_MAX, "operations a second")
     parser.add_argument(
-        "--time", type=_seconds, default=TIME_S_DEFAULT, metavar="S", help="seconds with faults (default: 60)"
+        "--time", type=seconds, default=TIME_S_DEFAULT, metavar="S", help="seconds with faults (default: 60)"
     )
     parser.add_argument(
-        "--seed", type=_natural, metavar="N", help="of faults, and of how clients work (default: a fresh one)"
+        "--seed", type=seeds, metavar="N", help="of faults, and of how clients work (default: a fresh one)"
     )
-    parser.add_argument("--nodes", type=_natural, metavar="N", help="of a new region (default: 3, or as before)")
-    parser.add_argument("--clients", type=_natural, metavar="N", help="(default: 6)")
-    parser.add_argument(
-        "--rate", type=_seconds, metavar="OPS", help="operations a second, of all clients (default: 40)"
-    )
+    parser.add_argument("--nodes", type=nodes, metavar="N", help="of a new region (default: 3, or as before)")
+    parser.add_argument("--clients", type=clients, metavar="N", help="(default: 6)")
+    parser.add_argument("--rate", type=rate, metavar="OPS", help="operations a second, of all clients (default: 40)")
     parser.add_argument("--faults", metavar="KIND,…", help="only these kinds, or none (default: a choice of all)")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(run=_torture, failed=2)
 
 
-def _natural(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise ValueError
-    return value
+def _between(least: float, most: float, what: str) -> Callable[[str], float]:
+    """An option's type: such a number, in this range."""
+    convert = int if isinstance(least, int) else float
 
+    def parse(text: str) -> float:
+        with suppress(ValueError):
+            if least <= (value := convert(text)) <= most:
+                return value
+        raise argparse.ArgumentTypeError(f"{least:g} to {most:,} {what}, not {text[:TEXT_SHOWN]!r}")
 
-def _seconds(text: str) -> float:
-    value = float(text)
-    if not TIME_S_MIN <= value <= TIME_S_MAX:
-        raise ValueError
-    return value
-
-
-for _type, _name in ((_natural, "number"), (_seconds, "number")):
-    _type.__name__ = _name  # What argparse calls it when it refuses.
+    return parse
 
 
 def _torture(options: argparse.Namespace, output: Output) -> int:
     """Returns the exit status."""
     from keycluster.cluster.types import SECOND
     from keycluster.simulations.runs import RunSpec, SeedReport, Simulator
-    from keycluster.simulations.torture.region import RegionUnfit
+    from keycluster.simulations.torture.folder import RegionUnfit
     from keycluster.simulations.torture.run import SUPPORTED, Torture, run_in
 
     spec = RunSpec(
@@ -116,7 +119,7 @@ def _kinds(text: str | None, supported: "tuple[FaultKind, ...]") -> "tuple[Fault
     unknown = [name for name in names if name not in known]
     if unknown:
         raise CommandFailed(
-            f"real processes have no faults of kind {', '.join(unknown) or repr(text)}",
+            f"real processes have no faults of kind {', '.join(name or repr(name) for name in unknown)}",
             hint=f"there are: {', '.join(sorted(known))}; or none",
         )
     return tuple(sorted({known[name] for name in names}))
@@ -140,7 +143,7 @@ class _Progress:
 
     def __call__(self, doing: str, elapsed_s: float, nemesis: "Nemesis | None", history: "History") -> None:
         faults = 0 if nemesis is None else nemesis.counts.total()
-        text = f"{doing}: {faults:,} faults, {len(history.calls):,} calls"
+        text = f"{doing}: {_counted(faults, 'fault')}, {_counted(len(history.calls), 'call')}"
         [task] = self._bar.task_ids
         self._bar.update(task, completed=min(elapsed_s, self._seconds), description=text)
 
@@ -167,9 +170,11 @@ def _tell(folder: Path, torture: "Torture", output: Output, *, is_interrupted: b
     outcomes = Counter[str]()
     for name, count in report.operations.items():
         outcomes[name.split()[1]] += count
-    _print_counts(f"{report.operations.total():,} operations", outcomes)
-    _print_counts(f"{report.faults.total():,} faults", report.faults)
-    print(f"{len(report.failures)} violations; seed {report.spec.seed}; history: {folder / 'history.jsonl'}")
+    _print_counts(_counted(report.operations.total(), "operation"), outcomes)
+    _print_counts(_counted(report.faults.total(), "fault"), report.faults)
+    print(
+        f"{_counted(len(report.failures), 'violation')}; seed {report.spec.seed}; history: {folder / 'history.jsonl'}"
+    )
     for failure in report.failures[:FAILURES_SHOWN]:
         print(printable(f"✗ {failure.checker}: {failure.message.splitlines()[0]}"))
     if report.failures:
@@ -179,3 +184,7 @@ def _tell(folder: Path, torture: "Torture", output: Output, *, is_interrupted: b
 def _print_counts(what: str, counts: Counter[str]) -> None:
     items = ", ".join(f"{name} {count:,}" for name, count in sorted(counts.items()))
     print(textwrap.fill(f"{what}: {items or 'none'}", WIDTH, subsequent_indent="  ", break_on_hyphens=False))
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"

@@ -29,7 +29,7 @@ _RESET_AT_CLOSE: Final = struct.pack("ii", 1, 0)  # SO_LINGER, no time: closing 
 
 @dataclass(frozen=True, slots=True)
 class Weather:
-    """What happens to a piece of a stream, on every link."""
+    """What happens to a piece of a stream, on every link that isn't spared."""
 
     loss: float = 0.0
     """The chance that it must be sent again."""
@@ -38,17 +38,18 @@ class Weather:
     delay_ns_max: int = 0
 
 
-FAIR: Final = Weather()
-
-
 class Links:
-    """Of one run. Several faults may stop one link: it goes on when the last of them is over."""
+    """Of one run. Several faults may stop one link: it goes on when the last of them is over. There is no weather on
+    links of the program `spared`, if there is one.
+    """
 
-    def __init__(self, rng: random.Random) -> None:
+    def __init__(self, rng: random.Random, *, spared: str | None = None) -> None:
         self._rng = rng
+        self._spared = spared
         self._stopped: Counter[LinkName] = Counter()
         self._goes_on: dict[LinkName, trio.Event] = {}
         self._weather: dict[int, Weather] = {}  # By fault.
+        self._is_felt: dict[int, Callable[[], None]] = {}  # Of weather that nobody has felt yet.
         self._connections: dict[Connection, None] = {}
 
     def stop(self, links: Iterable[LinkName]) -> None:
@@ -65,11 +66,14 @@ class Links:
                 del self._stopped[link]
                 self._goes_on.pop(link).set()
 
-    def begin_weather(self, number: int, weather: Weather) -> None:
+    def begin_weather(self, number: int, weather: Weather, *, is_felt: Callable[[], None]) -> None:
+        """`is_felt` is called once, when the first piece is lost or late."""
         self._weather[number] = weather
+        self._is_felt[number] = is_felt
 
     def end_weather(self, number: int) -> None:
         self._weather.pop(number, None)
+        self._is_felt.pop(number, None)
 
     def reset(self, one: str, other: str) -> int:
         """Breaks all connections between the two; returns how many."""
@@ -80,13 +84,19 @@ class Links:
 
     async def passes(self, link: LinkName) -> None:
         """Returns when a piece may go over `link`."""
-        for weather in tuple(self._weather.values()):
-            if self._rng.random() < weather.loss:
-                await trio.sleep(self._rng.uniform(*RETRANSMISSION_S))
-            if self._rng.random() < weather.delay:
-                await trio.sleep(self._rng.uniform(0, weather.delay_ns_max / SECOND))
+        if self._spared not in link:
+            for number, weather in tuple(self._weather.items()):
+                if self._rng.random() < weather.loss:
+                    await self._feel(number, self._rng.uniform(*RETRANSMISSION_S))
+                if self._rng.random() < weather.delay:
+                    await self._feel(number, self._rng.uniform(0, weather.delay_ns_max / SECOND))
         while link in self._goes_on:
             await self._goes_on[link].wait()
+
+    async def _feel(self, number: int, seconds: float) -> None:
+        if number in self._is_felt:
+            self._is_felt.pop(number)()
+        await trio.sleep(seconds)
 
     async def carry(self, connection: "Connection") -> None:
         """Passes on what both sides say, until it is over."""

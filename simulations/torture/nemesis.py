@@ -6,10 +6,8 @@ nobody to hit has no effect and isn't counted. Faults may overlap; `peace` ends 
 
 import random
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
-from pathlib import Path
 from typing import Final
 
 import trio
@@ -66,7 +64,8 @@ class Nemesis:
         strike = STRIKES.get(fault.kind)
         done = None if strike is None else strike(self, fault, fault.rng())
         if done is not None:
-            self.count(fault.kind)
+            if fault.kind not in SPRINGS_LATER:
+                self.count(fault.kind)
             self.region.note("nemesis", What.FAULT, fault.kind.value, done, fault.for_ns)
 
     # For strikes.
@@ -158,33 +157,21 @@ def sealed_restart(nemesis: Nemesis, fault: Fault, rng: random.Random) -> str | 
 
     async def refuse_and_come_back(node: NodeProcess) -> None:
         try:
-            with _without_seal(node):
-                node.launch()
-                status: int | None = None
-                with trio.move_on_after(REFUSES_S_MAX):
-                    status = await node.wait()
-                if not status:
-                    message = f"{node.name} without its seal ended with {status}: {node.last_words()}"
-                    nemesis.region.found("seal", message)
-                await nemesis.for_its_time(fault.for_ns)
-                node.kill("without its seal")
+            node.launch(node.sealed_config)
+            status: int | None = None
+            with trio.move_on_after(REFUSES_S_MAX):
+                status = await node.wait()
+            if not status:
+                message = f"{node.name} without its seal ended with {status}: {node.last_words()}"
+                nemesis.region.found("seal", message)
+            await nemesis.for_its_time(fault.for_ns)
+            node.kill("without its seal")
         finally:
             node.held_by -= 1
         node.start()
 
     nemesis.in_background(partial(refuse_and_come_back, node))
     return node.name
-
-
-@contextmanager
-def _without_seal(node: NodeProcess) -> Iterator[None]:
-    seal = node.config.parent / "seal.key"
-    away = Path(f"{seal}.away")
-    seal.rename(away)
-    try:
-        yield
-    finally:
-        away.rename(seal)
 
 
 def pause(nemesis: Nemesis, fault: Fault, rng: random.Random) -> str | None:
@@ -295,7 +282,7 @@ def delay(nemesis: Nemesis, fault: Fault, rng: random.Random) -> str | None:
 
 def _weather(nemesis: Nemesis, fault: Fault, weather: Weather) -> str:
     links = nemesis.region.links
-    links.begin_weather(fault.number, weather)
+    links.begin_weather(fault.number, weather, is_felt=partial(nemesis.count, fault.kind))
 
     async def clear_up() -> None:
         await nemesis.for_its_time(fault.for_ns)
@@ -333,6 +320,9 @@ def _arrows(links: Iterable[LinkName]) -> str:
 def _names(nodes: Iterable[NodeProcess]) -> str:
     return " ".join(node.name for node in nodes)
 
+
+SPRINGS_LATER: Final = frozenset({FaultKind.LOSS, FaultKind.DELAY})
+"""Counted when the first piece is lost or late, not when the weather begins."""
 
 STRIKES: Final[dict[FaultKind, Strike]] = {
     FaultKind.LOSS: loss,

@@ -1,6 +1,6 @@
 """A node as a process of its own: started, killed, told to stop, paused. Everything is done by its process id.
 
-What we start ends with us, however we end (PDEATHSIG).
+What we start ends with us, however we end (PDEATHSIG), also what is paused.
 """
 
 import os
@@ -31,6 +31,8 @@ class NodeProcess:
     address: str
     """From which it dials."""
     config: Path
+    sealed_config: Path
+    """The same, but for a seal that isn't there."""
     log: Path
     told: Callable[["NodeProcess", str, str], None]
     process: "subprocess.Popen[bytes] | None" = None
@@ -55,20 +57,20 @@ class NodeProcess:
         """Does nothing if it runs, or while a fault keeps it down."""
         if not self.is_running and not self.held_by:
             self.is_wanted = True
-            self.launch()
+            self.launch(self.config)
 
-    def launch(self) -> None:
+    def launch(self, config: Path) -> None:
         """Starts it, whatever is to come of that."""
         with self.log.open("ab") as log:
             self.log_bytes = log.tell()
             # Not through trio: it starts processes in a thread, and PDEATHSIG is about the starting thread's end.
             self.process = subprocess.Popen(  # noqa: S603 (our own command)
-                [sys.executable, "-m", "keycluster.simulations.torture.node_main", self.address,
-                 "node", "--config", str(self.config), "--parent", str(os.getpid())],
+                [sys.executable, "-m", "keycluster.simulations.torture.node_main", self.address, str(os.getpid()),
+                 "node", "--config", str(config)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                cwd=self.config.parent,
+                cwd=config.parent,
                 env=dict(child_environment()),
                 start_new_session=True,  # A terminal's Ctrl-C is for us alone: we end them.
             )  # fmt: skip

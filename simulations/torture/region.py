@@ -27,6 +27,7 @@ from keycluster.node.addresses import split_address
 from keycluster.node.config import DoorConfig, NodeConfig, load_config, write_config
 from keycluster.node.hardening import child_environment
 from keycluster.simulations.runs import Failure
+from keycluster.simulations.torture.folder import DEV_LOG, RegionUnfit, locked, prepare
 from keycluster.simulations.torture.links import Links, Proxy
 from keycluster.simulations.torture.processes import NodeProcess
 from keycluster.simulations.trace import Trace
@@ -47,10 +48,6 @@ _DEV: Final = (  # It ends with us, however we end.
 )
 
 
-class RegionUnfit(Exception):
-    """The folder's region can't be used; the text says why."""
-
-
 @dataclass(frozen=True, slots=True)
 class NodePorts:
     """Of one node: where others look for it, which is also where it listens, at another address."""
@@ -63,12 +60,14 @@ class NodePorts:
 def make_region(folder: Path, *, nodes: int | None) -> dict[str, Any]:
     """Lets `dev` make the region in `folder`, or start the one that is there; the content of its endpoints file.
 
-    Blocking. Raises `RegionUnfit`.
+    Blocking. Raises `RegionUnfit`. Should another `dev` come in between, ours ends, and the file may be the other's:
+    who goes on takes the lock first.
     """
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    endpoints, log = folder / "endpoints.json", folder / "torture-dev.log"
+    prepare(folder)
+    endpoints, log = folder / "endpoints.json", folder / DEV_LOG
     options = [] if nodes is None else ["--nodes", str(nodes)]
-    endpoints.unlink(missing_ok=True)
+    with locked(folder):  # So the file is what a killed `dev` has left, and nobody needs it.
+        endpoints.unlink(missing_ok=True)
     with log.open("wb") as output:
         dev = subprocess.Popen(  # noqa: S603 (our own command)
             [sys.executable, "-c", _DEV, str(os.getpid()), "dev", "--dir", str(folder), *options],
@@ -108,7 +107,7 @@ class TortureRegion:
         [(self.name, region)] = content["regions"].items()
         self.folder = folder
         self.trace = trace
-        self.links = Links(random.Random(f"links/{seed}"))
+        self.links = Links(random.Random(f"links/{seed}"), spared=OUTSIDE)
         self.credentials = Credentials(content["access_key_id"], content["secret_access_key"])
         self.ca_file: str = content["ca_file"]
         self.failures: list[Failure] = []
@@ -123,9 +122,11 @@ class TortureRegion:
         folder = self.folder / self.name / name
         config = load_config(folder / "node.toml")
         self.ports[name] = NodePorts(*(_port(door) for door in (config.peer, config.native, config.aws)))
-        path = folder / "torture.toml"
-        path.write_text(write_config(_hidden(config)))
-        self.nodes[name] = NodeProcess(name, az, address, path, folder / "node.log", self._told)
+        path, sealed = folder / "torture.toml", folder / "torture-sealed.toml"
+        hidden = _hidden(config)
+        path.write_text(write_config(hidden))
+        sealed.write_text(write_config(_without_seal(hidden, folder)))
+        self.nodes[name] = NodeProcess(name, az, address, path, sealed, folder / "node.log", self._told)
 
     @property
     def now_ns(self) -> int:
@@ -215,3 +216,10 @@ def _hidden(config: NodeConfig) -> NodeConfig:
         return replace(door, listen=f"{HIDDEN_HOST}:{_port(door)}")
 
     return replace(config, peer=hidden(config.peer), native=hidden(config.native), aws=hidden(config.aws))
+
+
+def _without_seal(config: NodeConfig, folder: Path) -> NodeConfig:
+    """As if its key file were gone. The real one is never moved: a run may be killed at any moment, and the region is
+    its user's.
+    """
+    return replace(config, seal=replace(config.seal, path=folder / "no-seal.key"))

@@ -9,7 +9,8 @@ checks             what clients saw, what nodes said at their ends, what is in t
 import random
 import time
 import traceback
-from collections.abc import Callable, Collection, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -19,6 +20,7 @@ import trio
 
 from keycluster.client.key_client import KeyClient
 from keycluster.cluster.types import SECOND
+from keycluster.node.operations.table import OPERATIONS, Plane
 from keycluster.simulations.checkers.check import check_all
 from keycluster.simulations.checkers.history import History
 from keycluster.simulations.checkers.secrets import HALF_BYTES, SecretSearch
@@ -26,10 +28,12 @@ from keycluster.simulations.faults import Fault, FaultKind, draw_schedule
 from keycluster.simulations.runs import Failure, RunSpec, SeedReport
 from keycluster.simulations.torture.clients import OPENING_SECONDS, TortureClient
 from keycluster.simulations.torture.finish import demand_liveness, make_peace
+from keycluster.simulations.torture.folder import locked
 from keycluster.simulations.torture.nemesis import STRIKES, Nemesis
 from keycluster.simulations.torture.region import TortureRegion, make_region
 from keycluster.simulations.torture.watch import Watch
 from keycluster.simulations.trace import Trace, What
+from keycluster.simulations.workload.doors import CHANGES
 from keycluster.simulations.workload.plan import draw_plan
 from keycluster.simulations.workload.turns import Caller, Record
 from keycluster.simulations.workload.workload import Workload
@@ -38,9 +42,14 @@ SUPPORTED: Final[tuple[FaultKind, ...]] = tuple(kind for kind in FaultKind if ki
 
 GAP_SCALE: Final = 4.0  # A process that was killed takes a second or two to be back.
 EPOCH_NS: Final = 20 * SECOND  # Then other faults come.
+REDRAWS_MAX: Final = 200  # A rare kind alone, in a run of some seconds.
 BEGIN_S_MAX: Final = 60.0
 PROOF_S: Final = 20.0
 BLOBS_MAX: Final = 200  # Of the ciphertexts of a run, opened again at its end.
+EMPTY: Final = "empty-run"  # A finding about the run, not about the region.
+USES: Final = frozenset(name for name, operation in OPERATIONS.items() if operation.plane is Plane.DATA) - {
+    "GenerateRandom"
+}
 STEPS_MAX: Final = 1_000_000  # Of the search for an order, for each key: some seconds, of which a run has many.
 WORKLOAD_ALIASES: Final = "alias/sim-"
 HISTORY: Final = "history.jsonl"
@@ -67,11 +76,19 @@ def run_in(folder: Path, torture: Torture, *, progress: Progress | None = None) 
     """In a folder of `dev`, new or not, which also gets the history. What is found is in the report; also when it is
     interrupted. Blocking.
 
-    Raises `RegionUnfit`.
+    Raises `RegionUnfit`; then nothing of a region that is there was touched.
     """
-    report, spec = torture.report, torture.report.spec
     began = time.perf_counter()
-    content = make_region(folder, nodes=spec.nodes)
+    content = make_region(folder, nodes=torture.report.spec.nodes)
+    try:
+        with locked(folder):  # No `dev` may start what we have in our hands.
+            _run_in(folder, content, torture, progress)
+    finally:
+        torture.report.wall_s = time.perf_counter() - began
+
+
+def _run_in(folder: Path, content: dict[str, Any], torture: Torture, progress: Progress | None) -> None:
+    report = torture.report
     try:
         trio.run(_Run(folder, content, torture, progress).run)
     except Exception as error:  # noqa: BLE001  # A fault of ours; what was seen until then is worth keeping.
@@ -87,15 +104,22 @@ def run_in(folder: Path, torture: Torture, *, progress: Progress | None = None) 
         _note_offences(torture)
         report.operations.update(f"{call.operation} {call.kind.value}" for call in torture.history.calls)
         report.trace_sha256 = torture.trace.sha256()
-        report.wall_s = time.perf_counter() - began
 
 
 def draw_faults(spec: RunSpec) -> tuple[Fault, ...]:
-    """The whole schedule. A seed of `draw_schedule` leaves half of the kinds out, so a long run takes many of them."""
+    """The whole schedule. A seed of `draw_schedule` leaves half of the kinds out, so a long run takes many of them.
+
+    In a short run all faults drawn may come too late: then others are drawn.
+    """
+    drawn = (_draw_faults(spec, salt) for salt in ("", *(f"/{number}" for number in range(REDRAWS_MAX))))
+    return next(filter(None, drawn), ())
+
+
+def _draw_faults(spec: RunSpec, salt: str) -> tuple[Fault, ...]:
     kinds = SUPPORTED if spec.kinds is None else spec.kinds
     faults: list[Fault] = []
     for begins in range(0, spec.time_ns, EPOCH_NS):
-        rng = random.Random(f"torture/{spec.seed}/{begins}")
+        rng = random.Random(f"torture/{spec.seed}/{begins}{salt}")
         time_ns = min(EPOCH_NS, spec.time_ns - begins)
         drawn = draw_schedule(rng.getrandbits(48), time_ns=time_ns, kinds=kinds, gap_scale=GAP_SCALE)
         faults += [replace(fault, number=len(faults) + fault.number, at_ns=begins + fault.at_ns) for fault in drawn]
@@ -108,6 +132,17 @@ def judge(history: History, *, known_keys: Collection[str] = ()) -> list[Failure
         return check_all(history, known_keys=known_keys, steps_max=STEPS_MAX)
     except Exception as error:  # noqa: BLE001
         return [Failure("checkers", "".join(traceback.format_exception(error)))]
+
+
+def demand_something_shown(history: History, faults: Counter[str], *, is_asked_for_faults: bool) -> Iterable[Failure]:
+    """A run in which nothing succeeds, or nothing goes wrong, hasn't shown anything, and must not look as if it had."""
+    succeeded = {call.operation for call in history.calls if call.is_ok}
+    if not succeeded & CHANGES:
+        yield Failure(EMPTY, "no change succeeded in the whole run")
+    if not succeeded & USES:
+        yield Failure(EMPTY, "no use of a key succeeded in the whole run")
+    if is_asked_for_faults and not faults:
+        yield Failure(EMPTY, "no fault had an effect: the run takes more time, or other kinds")
 
 
 def _note_offences(torture: Torture) -> None:
@@ -130,7 +165,9 @@ class _Run:
         spec, report = self._report.spec, self._report
         region = TortureRegion(self._folder, self._content, seed=spec.seed, trace=self._torture.trace)
         drawn = draw_plan(
-            spec.seed, clients=spec.clients or CLIENTS_DEFAULT, rate_per_s=spec.operations_per_s or RATE_DEFAULT
+            spec.seed,
+            clients=CLIENTS_DEFAULT if spec.clients is None else spec.clients,
+            rate_per_s=RATE_DEFAULT if spec.operations_per_s is None else spec.operations_per_s,
         )
         faults = draw_faults(spec) if spec.faults is None else spec.faults
         report.drawn = replace(
@@ -168,8 +205,10 @@ class _Run:
             for client in clients:
                 working.start_soon(client.work, workload)
             self._doing = "faults"
-            await nemesis.run(faults, time_ns=spec.time_ns)
-            self._report.faults.update(nemesis.counts)
+            try:
+                await nemesis.run(faults, time_ns=spec.time_ns)
+            finally:  # Also of a run that is interrupted.
+                self._report.faults.update(nemesis.counts)
             self._doing = "liveness"
             prove = partial(_prove, visitor, workload)
             rng = random.Random(f"finish/{spec.seed}")
@@ -179,6 +218,10 @@ class _Run:
         self._doing = "last look"
         await visitor.live(partial(workload.last_look, nodes=sorted(region.nodes), blobs_max=BLOBS_MAX))
         await self._end(region)
+        is_asked_for_faults = spec.faults != () and spec.kinds != ()
+        self._report.failures += demand_something_shown(
+            self._history, self._report.faults, is_asked_for_faults=is_asked_for_faults
+        )
 
     async def _begin(self, region: TortureRegion, watch: Watch) -> None:
         with trio.move_on_after(BEGIN_S_MAX) as beginning:

@@ -100,12 +100,13 @@ async def test_reset_breaks_the_connections_of_two(links: Links) -> None:
 
 async def test_weather_makes_pieces_late(links: Links, autojump_clock: trio.testing.MockClock) -> None:
     """A lost segment costs a retransmission; a delayed one up to so much. Both end with the weather."""
-    links.begin_weather(1, Weather(loss=1.0))
+    felt: list[str] = []
+    links.begin_weather(1, Weather(loss=1.0), is_felt=lambda: felt.append("loss"))
     began = trio.current_time()
     await links.passes(("a", "b"))
     assert 0.2 <= trio.current_time() - began <= 0.4
     links.end_weather(1)
-    links.begin_weather(2, Weather(delay=1.0, delay_ns_max=SECOND))
+    links.begin_weather(2, Weather(delay=1.0, delay_ns_max=SECOND), is_felt=lambda: felt.append("delay"))
     began = trio.current_time()
     await links.passes(("a", "b"))
     assert 0.0 < trio.current_time() - began <= 1.0
@@ -113,6 +114,22 @@ async def test_weather_makes_pieces_late(links: Links, autojump_clock: trio.test
     began = trio.current_time()
     await links.passes(("a", "b"))
     assert trio.current_time() == began
+    assert felt == ["loss", "delay"]
+
+
+async def test_weather_is_felt_once_and_only_by_what_it_hits(autojump_clock: trio.testing.MockClock) -> None:
+    """Not when it begins, not by pieces that are on time, not on links of who is spared; and the first time only."""
+    links, felt = Links(random.Random(1), spared="watch"), list[str]()
+    links.begin_weather(1, Weather(), is_felt=lambda: felt.append("fair"))
+    links.begin_weather(2, Weather(loss=1.0), is_felt=lambda: felt.append("loss"))
+    began = trio.current_time()
+    await links.passes(("watch", "a"))
+    await links.passes(("a", "watch"))
+    assert trio.current_time() == began
+    assert felt == []
+    await links.passes(("a", "b"))
+    await links.passes(("a", "b"))
+    assert felt == ["loss"]
 
 
 async def test_nobody_known_is_served_by_a_port_with_known_callers(links: Links) -> None:

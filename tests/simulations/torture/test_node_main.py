@@ -1,5 +1,6 @@
 """A node under torture dials from an address of its own, and is the product otherwise."""
 
+import os
 import socket
 import subprocess
 import sys
@@ -23,9 +24,9 @@ def test_connections_come_from_the_given_address() -> None:
 
 
 def test_the_rest_of_the_command_line_is_keycluster_s() -> None:
-    """Words after the address go to the product's own command."""
+    """Words after the address and the parent go to the product's own command."""
     done = subprocess.run(
-        [sys.executable, "-m", "keycluster.simulations.torture.node_main", ADDRESS, "--version"],
+        [sys.executable, "-m", "keycluster.simulations.torture.node_main", ADDRESS, str(os.getpid()), "--version"],
         capture_output=True,
         text=True,
         timeout=30,
