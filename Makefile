@@ -13,8 +13,8 @@ demo: $(INSTALLED)
 test: $(INSTALLED)
 	$(BIN)/python -m pytest
 
-# Fresh seeds of both simulators, about four minutes; what fails is in simulation-failures/, with the command that
-# runs it again.
+# Fresh seeds of both simulators, three minutes, and up to one more to shrink failures; these are in
+# simulation-failures/, with the command that runs them again.
 SIM_SECONDS ?= 90
 
 sim: $(INSTALLED)

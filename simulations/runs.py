@@ -5,6 +5,7 @@ to worker processes, to other machines, and in the file by which a failure is re
 """
 
 import json
+import math
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
@@ -13,11 +14,17 @@ from typing import Any, Self
 
 import msgspec
 
-from keycluster.cluster.types import SECOND
+from keycluster.cluster.types import MILLISECOND, SECOND
 from keycluster.simulations.faults import Fault, FaultKind
 
 FORMAT = 1
 """Of the JSON."""
+
+TIME_NS_MIN, TIME_NS_MAX = MILLISECOND, 10_000_000 * SECOND
+NODES_MAX = 9  # As `keycluster dev` has it; faults add some more.
+CLIENTS_MAX = 100
+OPERATIONS_PER_S_MIN, OPERATIONS_PER_S_MAX = 0.001, 10_000.0
+NO_REPLAY_FILE = "this is no replay file"
 
 
 class Simulator(StrEnum):
@@ -57,6 +64,13 @@ class RunSpec:
     def with_faults(self, faults: Iterable[Fault]) -> "RunSpec":
         return replace(self, faults=tuple(faults))
 
+    def require_supported(self, supported: Iterable[FaultKind]) -> None:
+        """That a simulator can do all of its faults. Raises `SpecMalformed`."""
+        asked = {*(self.kinds or ()), *(fault.kind for fault in self.faults or ())}
+        beyond = sorted(asked.difference(supported))
+        if beyond:
+            raise SpecMalformed(f"the simulator {self.simulator} has no faults of kind {', '.join(beyond)}")
+
     def to_json(self) -> str:
         """One line."""
         return json.dumps(
@@ -76,17 +90,53 @@ class RunSpec:
     @classmethod
     def from_json(cls, text: str) -> Self:
         """Raises `SpecMalformed`."""
+        value = json_object(text)
+        if "format" not in value:
+            raise SpecMalformed(f"{NO_REPLAY_FILE}: it has no format")
+        if value.pop("format") != FORMAT:
+            raise SpecMalformed("this replay file was written by another version of keycluster")
+        if value.keys() != set(cls.__slots__):
+            raise SpecMalformed(f"{NO_REPLAY_FILE}: it has {', '.join(sorted(value))}")
         try:
-            value: dict[str, Any] = json.loads(text)
-            if value.pop("format") != FORMAT:
-                raise SpecMalformed("this replay file was written by another version of keycluster")
-            if value.keys() != set(cls.__slots__):
-                raise SpecMalformed(f"this is no replay file: it has {', '.join(sorted(value))}")
-            return msgspec.convert(value, cls)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            if isinstance(error, SpecMalformed):
-                raise
-            raise SpecMalformed(f"this is no replay file: {type(error).__name__}: {error}") from None
+            spec = msgspec.convert(value, cls)
+        except msgspec.ValidationError as error:
+            raise SpecMalformed(f"{NO_REPLAY_FILE}: {error}") from None
+        spec._require_ranges()
+        return spec
+
+    def _require_ranges(self) -> None:
+        """Simulators trust what they are given: with no node, or none of the time, they'd end by anything."""
+        ranges: list[tuple[str, float | None, float, float]] = [
+            ("seed", self.seed, 0, math.inf),
+            ("time_ns", self.time_ns, TIME_NS_MIN, TIME_NS_MAX),
+            ("nodes", self.nodes, 1, NODES_MAX),
+            ("clients", self.clients, 1, CLIENTS_MAX),
+            ("operations_per_s", self.operations_per_s, OPERATIONS_PER_S_MIN, OPERATIONS_PER_S_MAX),
+        ]
+        for place, fault in enumerate(self.faults or ()):
+            name = f"faults[{place}]"
+            ranges += [
+                (f"{name}.number", fault.number, 0, math.inf),
+                (f"{name}.at_ns", fault.at_ns, 0, TIME_NS_MAX),
+                (f"{name}.for_ns", fault.for_ns, 0, TIME_NS_MAX),
+                (f"{name}.strength", fault.strength, 0, 1),
+                (f"{name}.seed", fault.seed, 0, math.inf),
+            ]
+        for name, value, least, most in ranges:
+            if value is not None and not least <= value <= most:
+                bounds = f"{least:,} or more" if most == math.inf else f"{least:,} to {most:,}"
+                raise SpecMalformed(f"no run can be made from this: {name} is {value:,}, not {bounds}")
+
+
+def json_object(text: str) -> dict[str, Any]:
+    """Raises `SpecMalformed` for text that isn't one."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        raise SpecMalformed(f"{NO_REPLAY_FILE}: it isn't JSON") from None
+    if not isinstance(value, dict):
+        raise SpecMalformed(f"{NO_REPLAY_FILE}: it isn't a JSON object")
+    return value
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +175,8 @@ class SeedReport:
     """What clients did, by operation and outcome: a run in which nothing succeeds has shown nothing."""
     marks: Counter[str] = field(default_factory=Counter)
     failures: list[Failure] = field(default_factory=list)
+    effects: Counter[str] = field(default_factory=Counter)
+    """Of faults together, what has no kind of its own: `DiskEffect`, by write."""
 
     def to_json(self) -> dict[str, Any]:
         """As `keycluster simulate --json` prints it."""
@@ -136,6 +188,7 @@ class SeedReport:
             "wall_s": round(self.wall_s, 3),
             "events": self.events,
             "faults": dict(sorted(self.faults.items())),
+            "effects": dict(sorted(self.effects.items())),
             "operations": dict(sorted(self.operations.items())),
             "marks": dict(sorted(self.marks.items())),
             "failures": [failure.to_json() for failure in self.failures],
@@ -151,6 +204,7 @@ class SeedReport:
             wall_s=value["wall_s"],
             events=value["events"],
             faults=Counter(value["faults"]),
+            effects=Counter(value["effects"]),
             operations=Counter(value["operations"]),
             marks=Counter(value["marks"]),
             failures=[Failure.from_json(failure) for failure in value["failures"]],

@@ -5,11 +5,13 @@ With --json, standard output has one line for each seed and nothing else; all th
 """
 
 import argparse
+import math
 import os
 import secrets
+import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from keycluster.cli.output import CommandFailed, Output
 
@@ -23,6 +25,16 @@ SEED_BITS = 48
 LIMIT_S = 60.0  # Of wall time, for a run of no length; and so much more for each simulated second:
 LIMIT_S_PER_S = 6.0
 SHRINK_S = 60.0
+SECONDS_MIN, SECONDS_MAX = 0.001, 1e7  # Of any time: `RunSpec` has the same bounds.
+JOBS_MAX = 1_000
+COVERAGE_SEEDS = {"core": 1_000, "region": 200}
+"""Fewer don't get everywhere."""
+OUT = Path("simulation-failures")
+NOT_WITH_REPLAY: Final[dict[str, object]] = {
+    **dict.fromkeys(("seed", "seeds", "count", "wall_s", "time", "faults", "nodes", "clients", "rate", "jobs")),
+    **{"coverage": False, "compiled": None, "on": None, "out": OUT, "shrink_time": SHRINK_S},
+}
+"""What a replay would ignore, and its value where it isn't asked for."""
 
 
 def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -36,17 +48,17 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     seeds = parser.add_mutually_exclusive_group()
     seeds.add_argument("--seed", type=_seed, metavar="N", help="this one")
     seeds.add_argument("--seeds", type=_seeds, metavar="N..M", help="these, both ends included")
-    seeds.add_argument("--count", type=_positive, metavar="N", help="so many fresh ones (core: 100, region: 10)")
+    seeds.add_argument("--count", type=_count, metavar="N", help="so many fresh ones (core: 100, region: 10)")
     seeds.add_argument("--for", type=_seconds, metavar="S", dest="wall_s", help="fresh ones for so many real seconds")
     parser.add_argument(
         "--time", type=_seconds, metavar="S", help="simulated seconds with faults (core: 60, region: 20)"
     )
     parser.add_argument("--faults", metavar="KIND,…", help="only these kinds, or none (default: all)")
-    parser.add_argument("--nodes", type=_positive, metavar="N", help="founding voters (default: drawn)")
-    parser.add_argument("--clients", type=_positive, metavar="N", help="default: drawn")
-    parser.add_argument("--rate", type=_seconds, metavar="OPS", help="operations a simulated second (default: drawn)")
+    parser.add_argument("--nodes", type=_nodes, metavar="N", help="founding voters (default: drawn)")
+    parser.add_argument("--clients", type=_clients, metavar="N", help="default: drawn")
+    parser.add_argument("--rate", type=_rate, metavar="OPS", help="operations a simulated second (default: drawn)")
     parser.add_argument("--coverage", action="store_true", help="fail if a mark or a kind of fault was never seen")
-    parser.add_argument("--jobs", type=_positive, metavar="N", help="runs at once (default: one a core)")
+    parser.add_argument("--jobs", type=_jobs, metavar="N", help="runs at once (default: one a core)")
     parser.add_argument("--limit", type=_seconds, metavar="S", help="real seconds that one run may take")
     parser.add_argument(
         "--compiled",
@@ -57,60 +69,88 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     parser.add_argument(
         "--out",
         type=Path,
-        default=Path("simulation-failures"),
+        default=OUT,
         metavar="DIR",
         help="for failures (default: %(default)s)",
     )
     parser.add_argument("--timeline", action="store_true", help="draw the time line of a run that didn't fail, too")
     parser.add_argument(
         "--shrink-time",
-        type=_not_negative,
+        type=_seconds_or_0,
         default=SHRINK_S,
         metavar="S",
         help="for all failures (default: %(default)s)",
     )
-    parser.add_argument("--no-shrink", action="store_const", const=0.0, dest="shrink_time", help="the same as 0")
+    parser.add_argument("--no-shrink", action="store_const", const=0.0, dest="shrink_time", help="as --shrink-time 0")
     parser.add_argument("--json", action="store_true", help="print JSON, one line a seed")
     parser.set_defaults(run=_simulate, failed=2)
 
 
-def _seed(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise ValueError
+def _whole(text: str, least: int, most: int | None = None) -> int:
+    """An option's value within these bounds; else argparse tells which they are."""
+    try:
+        value = int(text)
+    except ValueError:
+        value = least - 1
+    if value < least or (most is not None and value > most):
+        bounds = f"from {least:,} on" if most is None else f"from {least:,} to {most:,}"
+        raise argparse.ArgumentTypeError(f"a whole number {bounds}, not {text[:40]!r}")
     return value
+
+
+def _number(text: str, least: float, most: float) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not least <= value <= most:
+        raise argparse.ArgumentTypeError(f"a number from {least:g} to {most:,.0f}, not {text[:40]!r}")
+    return value
+
+
+def _seed(text: str) -> int:
+    return _whole(text, 0)
 
 
 def _seeds(text: str) -> tuple[int, int]:
     first, dots, last = text.partition("..")
-    if not dots or _seed(first) > _seed(last):
-        raise argparse.ArgumentTypeError("as in 1..100")
+    if not dots or not (first.isdecimal() and last.isdecimal()) or _seed(first) > _seed(last):
+        raise argparse.ArgumentTypeError(f"two seeds, the smaller one first, as in 1..100, not {text[:40]!r}")
     return int(first), int(last)
 
 
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise ValueError
-    return value
+def _count(text: str) -> int:
+    return _whole(text, 1)
 
 
-def _not_negative(text: str) -> float:
-    value = float(text)
-    if not 0 <= value <= 1e7:
-        raise ValueError
-    return value
+def _jobs(text: str) -> int:
+    return _whole(text, 1, JOBS_MAX)
+
+
+def _nodes(text: str) -> int:
+    from keycluster.simulations.runs import NODES_MAX
+
+    return _whole(text, 1, NODES_MAX)
+
+
+def _clients(text: str) -> int:
+    from keycluster.simulations.runs import CLIENTS_MAX
+
+    return _whole(text, 1, CLIENTS_MAX)
+
+
+def _rate(text: str) -> float:
+    from keycluster.simulations.runs import OPERATIONS_PER_S_MAX, OPERATIONS_PER_S_MIN
+
+    return _number(text, OPERATIONS_PER_S_MIN, OPERATIONS_PER_S_MAX)
 
 
 def _seconds(text: str) -> float:
-    value = _not_negative(text)
-    if value < 0.001:
-        raise ValueError
-    return value
+    return _number(text, SECONDS_MIN, SECONDS_MAX)
 
 
-for _type, _name in ((_seed, "seed"), (_positive, "number"), (_not_negative, "number"), (_seconds, "number")):
-    _type.__name__ = _name  # What argparse calls it when it refuses.
+def _seconds_or_0(text: str) -> float:
+    return _number(text, 0, SECONDS_MAX)
 
 
 def _simulate(options: argparse.Namespace, output: Output) -> int:
@@ -120,6 +160,7 @@ def _simulate(options: argparse.Namespace, output: Output) -> int:
     from keycluster.simulations.runs import Simulator
 
     if options.replay is not None:
+        _require_alone(options)
         return replay(options.replay, limit_s=options.limit, output=output)
     simulator = Simulator.REGION if options.region else Simulator.CORE
     if options.timeline and options.seed is None:
@@ -128,10 +169,24 @@ def _simulate(options: argparse.Namespace, output: Output) -> int:
         raise CommandFailed("--compiled is for --core: whole nodes spend their time in SQLite and trio")
     kinds = _kinds(options.faults, load(MODULES[simulator]).SUPPORTED)
     campaign = _campaign(options, simulator, kinds)
+    if options.coverage and campaign.count is not None and campaign.count < COVERAGE_SEEDS[simulator]:
+        seeds = f"{COVERAGE_SEEDS[simulator]:,} seeds and more"
+        print(f"keycluster: --coverage is for {seeds}: fewer don't get everywhere", file=sys.stderr, flush=True)
     reporter = Reporter(
         campaign, folder=options.out, shrink_s=options.shrink_time, draws_all=options.timeline, output=output
     )
     return reporter.run(coverage=options.coverage)
+
+
+def _require_alone(options: argparse.Namespace) -> None:
+    """That nothing is asked for which a replay would ignore."""
+    asked = [
+        f"--{'for' if name == 'wall_s' else name.replace('_', '-')}"
+        for name, unasked in NOT_WITH_REPLAY.items()
+        if getattr(options, name) != unasked
+    ]
+    if asked:
+        raise CommandFailed(f"--replay runs what its file says: leave out {', '.join(asked)}")
 
 
 def _kinds(text: str | None, supported: "Sequence[FaultKind]") -> "tuple[FaultKind, ...] | None":

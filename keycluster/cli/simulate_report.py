@@ -18,9 +18,10 @@ from keycluster.cluster.types import SECOND
 from keycluster.simulations.campaign.campaign import CampaignOptions, run_campaign
 from keycluster.simulations.campaign.compiled import CannotCompile, compiled_code, compiled_if_it_pays
 from keycluster.simulations.campaign.findings import Finding, Findings, draw_run
+from keycluster.simulations.campaign.origin import origin
 from keycluster.simulations.campaign.pool import WorkerWontStart
 from keycluster.simulations.campaign.remote import RemoteFailed
-from keycluster.simulations.campaign.replay_file import ReplayFile, code_sha256
+from keycluster.simulations.campaign.replay_file import ReplayFile
 from keycluster.simulations.campaign.totals import Totals
 from keycluster.simulations.campaign.worker import MODULES, load
 from keycluster.simulations.runs import Failure, SeedReport, SpecMalformed
@@ -30,6 +31,10 @@ MESSAGE_LINES = 6
 INTERRUPTED = 130
 WIDTH = 118
 REPLAY_LIMIT_S = 3_600.0
+
+
+class _NotDrawn(Exception):
+    """The time line that was asked for isn't there."""
 
 
 class Reporter:
@@ -57,15 +62,19 @@ class Reporter:
             self._run_all()
             if self._shrink_s > 0:
                 self._shrink_all()
-            if self._draws_all and not self._findings.all:
+            if self._draws_all and not any(finding.text for finding in self._findings.all):
                 self._draw()
         except KeyboardInterrupt:
             interrupted = True
             self._say("interrupted: this is what was done until then")
-        except (CannotCompile, WorkerWontStart, RemoteFailed) as error:
+        except (CannotCompile, WorkerWontStart, RemoteFailed, _NotDrawn, OSError) as error:
+            if isinstance(error, BrokenPipeError):
+                raise
             if self._totals.seeds:
                 self._summarise(coverage=False)
             raise CommandFailed(str(error), status=1 if self._totals.failed else None) from None
+        finally:
+            self._findings.leave_folder()
         gaps = self._summarise(coverage=coverage and not interrupted)
         if self._totals.failed or gaps:
             return 1
@@ -84,7 +93,7 @@ class Reporter:
                 bar.update(task, advance=1, description=self._progress())
 
             try:
-                run_campaign(options, self._totals, self._findings, on_done, compiled=compiled)
+                run_campaign(options, self._totals, self._findings, on_done, compiled=compiled, tell=self._note)
             finally:
                 self._totals.ended = time.monotonic()
 
@@ -128,9 +137,11 @@ class Reporter:
         spec = self._options.template
         stem = self._folder / f"{spec.simulator.value}-{spec.seed}"
         done = draw_run(self._options.module, spec, stem, limit_s=self._options.limit_s)
-        if done.text is not None and not self._output.json:
+        if done.text is None:
+            raise _NotDrawn(f"no time line was drawn: {_headline(done.report.failures[0])}")
+        if not self._output.json:
             print(done.text.read_text())
-        self._say(f"time line: {stem}.txt, {stem}.html")
+        self._say(f"time line: {done.text}, {done.page}")
 
     def _note(self, text: str) -> None:
         """What goes on, for whoever watches."""
@@ -152,10 +163,11 @@ class Reporter:
             f" {totals.speed:,.0f} simulated s/s and {totals.events_per_s:,.0f} events/s"
         )
         self._say_counts("faults", totals.faults)
+        self._say_counts("effects on disks", totals.effects)
         self._say_operations()
         self._say(f"succeeded in a simulated second: {totals.load.writes:.2f} writes, {totals.load.uses:.2f} uses")
         gaps = totals.gaps(coverage=coverage)
-        if not coverage and totals.seeds:
+        if not coverage and totals.seeds > 1:  # One run alone can't have had them all.
             self._say_list("kinds without effect", totals.kinds_without_effect())
             self._say_list("marks never hit", totals.marks_never_hit())
         for gap in gaps:
@@ -188,7 +200,8 @@ class Reporter:
         if not findings:
             self._say("nothing found")
             return
-        self._say(f"{len(findings):,} of {self._totals.seeds:,} seeds failed:")
+        plural = "" if self._totals.seeds == 1 else "s"
+        self._say(f"{len(findings):,} of {self._totals.seeds:,} seed{plural} failed, by the code of {origin().commit}:")
         by_checker: dict[str, list[Finding]] = {}
         for finding in sorted(findings, key=lambda finding: finding.shrinking is None):
             by_checker.setdefault(finding.checker, []).append(finding)
@@ -218,8 +231,8 @@ def _about(finding: Finding) -> Iterator[str]:
     if finding.shrinking is not None:
         spec, before = finding.shrinking.spec, finding.report.drawn or finding.report.spec
         yield (
-            f"    shrunk in {finding.shrinking.tried} tries: {len(before.faults or ())} faults to"
-            f" {len(spec.faults or ())}, {before.time_ns / SECOND:g} s to {spec.time_ns / SECOND:.4g} s"
+            f"    shrunk in {finding.shrinking.tried} tries: faults from {len(before.faults or ())} to"
+            f" {len(spec.faults or ())}, time from {before.time_ns / SECOND:g} s to {spec.time_ns / SECOND:.4g} s"
             f"{'' if finding.shrinking.is_minimal else '; there was no time for more'}"
         )
     if finding.text is not None:
@@ -229,42 +242,62 @@ def _about(finding: Finding) -> Iterator[str]:
 
 def replay(path: Path, *, limit_s: float | None, output: Output) -> int:
     """Runs a failed run again and draws it. Returns the exit status: 1 too where it isn't deterministic."""
+    file, module = _read_replay(path)
+    changes = file.origin.changes_to(origin())
+    if changes:
+        print(f"keycluster: not as in {path}: {'; '.join(changes)}", file=sys.stderr, flush=True)
     try:
-        file = ReplayFile.read(path)
-    except (OSError, SpecMalformed) as error:
-        raise CommandFailed(f"{path}: {error}") from None
-    module = MODULES.get(file.spec.simulator)
-    if module is None:
-        raise CommandFailed(f"{path}: what real processes did can't be done again; their run is in its time line")
-    try:
-        drawing = draw_run(module, file.spec, path.with_suffix(""), limit_s=limit_s or REPLAY_LIMIT_S)
+        stem = path.with_name(f"{path.name.removesuffix('.json')}.replay")
+        drawing = draw_run(module, file.spec, stem, limit_s=limit_s or REPLAY_LIMIT_S)
     except WorkerWontStart as error:
         raise CommandFailed(str(error)) from None
     report = drawing.report
-    is_same_code, is_same_trace = file.code_sha256 == code_sha256(), file.trace_sha256 == report.trace_sha256
-    strays = bool(file.trace_sha256) and is_same_code and not is_same_trace
+    is_same_trace = file.trace_sha256 == report.trace_sha256
     if output.json:
-        value: dict[str, Any] = report.to_json() | {"same_code": is_same_code, "same_trace": is_same_trace}
+        value: dict[str, Any] = report.to_json() | {
+            "same_code": file.origin.is_same_code(origin()),
+            "same_versions": file.origin.versions == origin().versions,
+            "same_trace": is_same_trace,
+            "commit": file.origin.commit,
+        }
         print(json.dumps(value))
     else:
-        _print_replay(file, drawing, is_same_code=is_same_code, is_same_trace=is_same_trace)
+        _print_replay(file, drawing, changes=changes)
+    strays = bool(file.trace_sha256) and not changes and not is_same_trace
     return 1 if report.failures or strays else 0
 
 
-def _print_replay(file: ReplayFile, drawing: Finding, *, is_same_code: bool, is_same_trace: bool) -> None:
+def _read_replay(path: Path) -> tuple[ReplayFile, str]:
+    """With the module of its simulator, which can do all that it asks for."""
+    try:
+        file = ReplayFile.read(path)
+        module = MODULES.get(file.spec.simulator)
+        if module is not None:
+            file.spec.require_supported(load(module).SUPPORTED)
+    except OSError as error:
+        raise CommandFailed(f"{path}: {error.strerror}") from None
+    except SpecMalformed as error:
+        raise CommandFailed(f"{path}: {error}") from None
+    if module is None:
+        raise CommandFailed(f"{path}: what real processes did can't be done again; their run is in its time line")
+    return file, module
+
+
+def _print_replay(file: ReplayFile, drawing: Finding, *, changes: list[str]) -> None:
+    """What it came to is said last: above it there may be pages."""
     if drawing.text is not None:
         print(drawing.text.read_text())
+        print(f"time line: {drawing.text}, {drawing.page}")
+    why = "; ".join(changes)
     if not file.trace_sha256:
         print("the file has no trace to compare with")
-    elif is_same_trace:
-        print("the same trace as in the file" + ("" if is_same_code else ", though the code has changed since"))
-    elif is_same_code:
-        print("✗ another trace than in the file, by the same code: this run isn't deterministic")
+    elif file.trace_sha256 == drawing.report.trace_sha256:
+        print("the same trace as in the file" + (f", though {why}" if why else ""))
+    elif why:
+        print(f"another trace than in the file: {why}")
     else:
-        print("another trace than in the file: the code has changed since")
+        print("✗ another trace than in the file, by the same code: this run isn't deterministic")
     for failure in drawing.report.failures:
         print(f"✗ {failure.checker}: {failure.message}")
     if not drawing.report.failures:
-        print("nothing found")
-    if drawing.page is not None:
-        print(f"time line: {drawing.text}, {drawing.page}")
+        print("nothing found" + (f", but not as in the file: {why}" if why else ""))

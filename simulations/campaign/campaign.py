@@ -56,13 +56,20 @@ OnDone = Callable[[SeedReport, Path | None], None]
 
 
 def run_campaign(
-    options: CampaignOptions, totals: Totals, findings: Findings, on_done: OnDone, *, compiled: Path | None = None
+    options: CampaignOptions,
+    totals: Totals,
+    findings: Findings,
+    on_done: OnDone,
+    *,
+    compiled: Path | None = None,
+    tell: Callable[[str], None] = lambda text: None,
 ) -> None:
-    """All runs; here by the code in the folder `compiled`, elsewhere by what is compiled there. What was done before an
-    exception (Ctrl-C too) is in `totals` and `findings`.
+    """All runs; here by the code in the folder `compiled`, elsewhere by what is compiled there. `tell` hears what is
+    waited for before the first. What was done before an exception (Ctrl-C too) is in `totals` and `findings`.
 
-    Raises `pool.WorkerWontStart`, `remote.RemoteFailed`.
+    Raises `pool.WorkerWontStart`, `remote.RemoteFailed`, and `OSError` where a failure can't be written down.
     """
+    findings.make_folder()
     if options.scheduler is not None:
         remotely = remote.completed(
             options.scheduler,
@@ -70,6 +77,7 @@ def run_campaign(
             options.jobs(),
             limit_s=options.limit_s,
             is_compiled=bool(options.is_compiled),
+            tell=tell,
         )
         _count(remotely, totals, findings, on_done)
         return
@@ -85,4 +93,12 @@ def _count(outcomes: Generator[Done], totals: Totals, findings: Findings, on_don
                 continue
             seen.add(done.report.spec.seed)
             totals.add(done.report, done.marks)
-            on_done(done.report, findings.keep(done.report) if done.report.failures else None)
+            on_done(done.report, _kept(done.report, findings, on_done) if done.report.failures else None)
+
+
+def _kept(report: SeedReport, findings: Findings, on_done: OnDone) -> Path:
+    try:
+        return findings.keep(report)
+    except OSError:
+        on_done(report, None)  # Its seed is told at least.
+        raise

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Final
 
 import keycluster
-from keycluster.simulations.campaign.replay_file import FLOORS, code_sha256, tree_sha256
+from keycluster.simulations.campaign.origin import FLOORS, code_sha256, tree_sha256
 
 HOT: Final = (
     "cluster/raft/*.py",

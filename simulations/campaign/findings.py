@@ -5,8 +5,12 @@ For a run of core seed 7 that failed, in the findings' folder:
 - `core-7.json`: the run as it was, written at once;
 - `core-7.shrunk.json`: the smallest that still fails by the same checker;
 - `core-7.txt`, `core-7.html`: the time line of that one.
+
+A replay of a file, `core-7.json` or any other, is drawn beside it to `core-7.replay.txt` and `.html`.
 """
 
+import contextlib
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,6 +24,12 @@ from keycluster.simulations.runs import RunSpec, SeedReport
 SHRUNK_MAX = 3  # Failures, each of another checker: more would mostly be the same bug again.
 LIMIT_FACTOR = 5  # A smaller run may take so many times as long as the one it came from, but
 LIMIT_S_MIN = 20.0  # that much always: a machine may be busy.
+DRAWN = (".txt", ".html")
+EARLIER = (
+    ".shrunk.json",
+    *(f"{stem}{ending}" for stem in ("", ".replay", ".shrunk.replay") for ending in DRAWN),
+)
+"""What an earlier campaign may have left of the same seed: it'd pass for this one's."""
 
 
 @dataclass(slots=True)
@@ -49,11 +59,25 @@ class Findings:
         self._module = module
         self._workers = workers
         self._limit_s = limit_s
+        self._is_folder_ours = False
+
+    def make_folder(self) -> None:
+        """So that the first failure isn't what finds out that it can't be written down. Raises `OSError`."""
+        self._is_folder_ours = not self._folder.exists()
+        self._folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=self._folder):
+            pass
+
+    def leave_folder(self) -> None:
+        """It goes again if nothing is in it."""
+        if self._is_folder_ours:
+            with contextlib.suppress(OSError):
+                self._folder.rmdir()
 
     def keep(self, report: SeedReport) -> Path:
-        """Of a run that failed. Returns its replay file."""
+        """Of a run that failed. Returns its replay file. Raises `OSError`."""
         path = self._folder / f"{report.spec.simulator.value}-{report.spec.seed}.json"
-        for ending in (".shrunk.json", ".txt", ".html"):  # Of an earlier campaign: they'd pass for this one's.
+        for ending in EARLIER:
             path.with_suffix(ending).unlink(missing_ok=True)
         ReplayFile.of(report).write(path)
         self.all.append(Finding(report, path))
@@ -100,10 +124,14 @@ class Findings:
 
 
 def draw_run(module: str, spec: RunSpec, stem: Path, *, limit_s: float) -> Finding:
-    """Runs it once more, in a process of its own, and draws it to `STEM.txt` and `STEM.html`, if it has an end."""
-    text, page = stem.with_suffix(".txt"), stem.with_suffix(".html")
+    """Runs it once more, in a process of its own, and draws it to `STEM.txt` and `STEM.html`, if it has an end.
+
+    Raises `OSError` where these can't be written.
+    """
+    text, page = (stem.with_name(f"{stem.name}{ending}") for ending in DRAWN)
     for path in (text, page):
-        path.unlink(missing_ok=True)
+        path.write_text("")  # Before the run: a worker that can't write would look like one that failed.
+        path.unlink()
     with Pool(module, workers=1, limit_s=limit_s) as pool:
         [done] = pool.completed([Job(spec, draw_to=str(stem))])
     if text.exists() and page.exists():

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Self, cast
 
-from keycluster.simulations.campaign.replay_file import code_sha256
+from keycluster.simulations.campaign.origin import code_sha256
 from keycluster.simulations.campaign.worker import result_line
 from keycluster.simulations.runs import Failure, RunSpec, SeedReport
 
@@ -197,7 +197,7 @@ class Pool:
 
     def _overdue(self, worker: Worker) -> Done | None:
         self._end(worker)
-        return self._failed(worker, NO_END, f"the run didn't end within {self._limit_s:.0f} s of wall time")
+        return self._failed(worker, NO_END, f"the run didn't end within {self._limit_s:g} s of wall time")
 
     def _failed(self, worker: Worker, checker: str, message: str) -> Done | None:
         job, worker.job = worker.job, None

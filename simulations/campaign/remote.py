@@ -12,16 +12,17 @@ import asyncio
 import concurrent.futures
 import contextlib
 import logging
+import platform
 import uuid
 from collections import Counter
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from importlib import import_module
 from itertools import islice
 from typing import Any
 
 from keycluster.simulations.campaign.compiled import CannotCompile, compiled_code
+from keycluster.simulations.campaign.origin import Origin, origin
 from keycluster.simulations.campaign.pool import DIED, Done, Job, Pool, WorkerWontStart, done_from_line
-from keycluster.simulations.campaign.replay_file import code_sha256
 from keycluster.simulations.runs import Failure, RunSpec, SeedReport, Simulator
 
 BATCH = {Simulator.CORE: 8, Simulator.REGION: 2}  # Runs: a few seconds' work, against a second to start a process.
@@ -34,20 +35,20 @@ RETRIES = 2  # Of a batch that raised, on whichever worker.
 
 
 class RemoteFailed(Exception):
-    """The campaign can't go on: no scheduler, no workers, other code there."""
+    """The campaign can't go on: no scheduler, no workers, other code or versions there."""
 
 
 class CodeDiffers(Exception):
     """Raised on a worker, whose runs wouldn't be the ones that were asked for."""
 
 
-def run_batch(module: str, specs: list[str], limit_s: float, code: str, is_compiled: bool) -> list[str]:
+def run_batch(module: str, specs: list[str], limit_s: float, asker: dict[str, str], is_compiled: bool) -> list[str]:
     """On a Dask worker: each run in a process of ours, since a worker has threads and a simulation wants its own.
 
-    A machine's first batch waits until the code is compiled there.
+    A machine's first batch waits until the code is compiled there. `asker` is what `what_decides` says where the
+    campaign is.
     """
-    if code_sha256() != code:
-        raise CodeDiffers("a worker has another version of keycluster's code")
+    _require_same(asker, here=origin())
     jobs = [Job(RunSpec.from_json(spec)) for spec in specs]
     compiled = compiled_code(_LOG.info) if is_compiled else None
     with Pool(module, workers=1, limit_s=limit_s, compiled=compiled) as pool:
@@ -55,19 +56,45 @@ def run_batch(module: str, specs: list[str], limit_s: float, code: str, is_compi
     return [lines[job.spec.to_json()] for job in jobs]
 
 
+def what_decides(one: Origin) -> dict[str, str]:
+    """What must be the same wherever runs of a campaign are done: else a trace couldn't be had again here."""
+    return {"code": one.code_sha256, **one.versions}
+
+
+def _require_same(asker: dict[str, str], *, here: Origin) -> None:
+    ours = what_decides(here)
+    if asker["code"] != ours["code"]:
+        raise CodeDiffers(f"the worker at {platform.node()} has another version of keycluster's code: {here.commit}")
+    others = [f"{name} {ours.get(name)}, not {asked}" for name, asked in asker.items() if ours.get(name) != asked]
+    if others:
+        raise CodeDiffers(f"the worker at {platform.node()} has {', '.join(others)}")
+
+
 def completed(
-    address: str, module: str, jobs: Iterable[Job], *, limit_s: float, is_compiled: bool = False
+    address: str,
+    module: str,
+    jobs: Iterable[Job],
+    *,
+    limit_s: float,
+    is_compiled: bool = False,
+    tell: Callable[[str], None] = lambda text: None,
 ) -> Generator[Done]:
-    """Each job's outcome as it comes, from the workers of the scheduler at `address`. Raises `RemoteFailed`."""
+    """Each job's outcome as it comes, from the workers of the scheduler at `address`; `tell` hears what is waited for.
+
+    Raises `RemoteFailed`.
+    """
     try:
         distributed: Any = import_module("distributed")  # Half of its functions have no types.
     except ImportError:
         raise RemoteFailed("--on needs Dask: pip install 'keycluster[campaign]'") from None
+    tell(f"looking for the scheduler at {address}, for {CONNECT_S:g} s at most")
     try:
         client = distributed.Client(address, timeout=CONNECT_S)
     except (OSError, ValueError) as error:
         raise RemoteFailed(f"no scheduler answers at {address}: {error}") from None
     submitted = _Submitted(client, distributed.wait, module, iter(jobs), limit_s, is_compiled=is_compiled)
+    if not client.nthreads():
+        tell(f"it has no workers yet: waiting for the first, for {WORKERS_S:g} s at most")
     try:
         yield from submitted.completed()
     finally:
@@ -129,7 +156,7 @@ class _Submitted:
             self._module,
             specs,
             self._limit_s,
-            code_sha256(),
+            what_decides(origin()),
             self._is_compiled,
             key=f"keycluster-{jobs[0].spec.seed}-{uuid.uuid4().hex}",
             retries=RETRIES,
@@ -143,7 +170,9 @@ class _Submitted:
             yield from (done_from_line(job, line) for job, line in zip(jobs, lines, strict=True))
             return
         error: Any = future.exception() if future.status == "error" else None
-        if isinstance(error, (CodeDiffers, CannotCompile, WorkerWontStart, ImportError)):
+        if isinstance(error, CodeDiffers):
+            raise RemoteFailed(str(error))
+        if isinstance(error, (CannotCompile, WorkerWontStart, ImportError)):
             raise RemoteFailed(f"{type(error).__name__} on a worker: {error}")
         for job in jobs:
             yield from self._again(job, error)

@@ -1,34 +1,12 @@
-"""The file by which a failed run is run again: what decides it, what came of it, and of which code."""
+"""The file by which a failed run is run again: what decides it, what came of it, and of which code and versions."""
 
-import hashlib
 import json
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
-import keycluster
-from keycluster.simulations.runs import Failure, RunSpec, SeedReport, SpecMalformed
-
-FLOORS = ("client", "cluster", "node", "simulations")
-"""Whose code decides what a run does."""
-
-
-@cache
-def code_sha256() -> str:
-    """Of all modules that a run may use, with their names."""
-    return tree_sha256(Path(keycluster.__file__).parent)
-
-
-def tree_sha256(root: Path) -> str:
-    """The same of the package in another folder."""
-    total = hashlib.sha256()
-    for floor in FLOORS:
-        folder = (root / floor).resolve()
-        for path in sorted(folder.rglob("*.py")):
-            content = hashlib.sha256(path.read_bytes()).hexdigest()
-            total.update(f"{floor}/{path.relative_to(folder).as_posix()} {content}\n".encode())
-    return total.hexdigest()
+from keycluster.simulations.campaign.origin import Origin, origin
+from keycluster.simulations.runs import NO_REPLAY_FILE, Failure, RunSpec, SeedReport, SpecMalformed, json_object
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,19 +14,21 @@ class ReplayFile:
     spec: RunSpec
     trace_sha256: str = ""
     """Empty where the run had no end of its own."""
-    code_sha256: str = ""
+    origin: Origin = field(default_factory=Origin)
     failures: list[Failure] = field(default_factory=list)
 
     @classmethod
     def of(cls, report: SeedReport) -> Self:
-        return cls(report.drawn or report.spec, report.trace_sha256, code_sha256(), report.failures)
+        return cls(report.drawn or report.spec, report.trace_sha256, origin(), report.failures)
 
     def write(self, path: Path) -> None:
         """Whole or not at all."""
         value = {
             "run": json.loads(self.spec.to_json()),
             "trace_sha256": self.trace_sha256,
-            "code_sha256": self.code_sha256,
+            "code_sha256": self.origin.code_sha256,
+            "commit": self.origin.commit,
+            "versions": self.origin.versions,
             "failures": [failure.to_json() for failure in self.failures],
         }
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -59,17 +39,19 @@ class ReplayFile:
     @classmethod
     def read(cls, path: Path) -> Self:
         """A bare `RunSpec` will do too. Raises `SpecMalformed`, `OSError`."""
+        value = json_object(path.read_text(errors="replace"))
+        if "run" not in value:
+            return cls(RunSpec.from_json(json.dumps(value)))
+        spec = RunSpec.from_json(json.dumps(value["run"]))
         try:
-            value: dict[str, Any] = json.loads(path.read_text())
-            if "run" not in value:
-                return cls(RunSpec.from_json(json.dumps(value)))
+            versions = {str(name): str(version) for name, version in value.get("versions", {}).items()}
             return cls(
-                RunSpec.from_json(json.dumps(value["run"])),
+                spec,
                 str(value["trace_sha256"]),
-                str(value["code_sha256"]),
+                Origin(str(value["code_sha256"]), str(value.get("commit", "")), versions),
                 [Failure.from_json(failure) for failure in value["failures"]],
             )
-        except SpecMalformed:
-            raise
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise SpecMalformed(f"this is no replay file: {type(error).__name__}: {error}") from None
+        except KeyError as missing:
+            raise SpecMalformed(f"{NO_REPLAY_FILE}: it has no {missing.args[0]}") from None
+        except (TypeError, AttributeError):
+            raise SpecMalformed(f"{NO_REPLAY_FILE}: its versions or failures aren't any") from None

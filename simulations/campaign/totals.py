@@ -48,6 +48,7 @@ class Totals:
     """Of all runs together: with several at once more than what passed."""
     events: int = 0
     faults: Counter[str] = field(default_factory=Counter)
+    effects: Counter[str] = field(default_factory=Counter)
     operations: Counter[str] = field(default_factory=Counter)
     marks: Counter[str] = field(default_factory=Counter)
     failed: list[SeedReport] = field(default_factory=list)
@@ -59,6 +60,7 @@ class Totals:
         self.wall_s += report.wall_s
         self.events += report.events
         self.faults.update(report.faults)
+        self.effects.update(report.effects)
         self.operations.update(report.operations)
         for mark, within in marks.items():
             if self.simulator.value in within:

@@ -14,5 +14,5 @@ def write(stem: Path, report: SeedReport, records: Sequence[Record]) -> None:
     """Both files, in place of older ones."""
     timeline = make_timeline(report, records)
     stem.parent.mkdir(parents=True, exist_ok=True)
-    stem.with_suffix(".txt").write_text(draw_text(timeline))
-    stem.with_suffix(".html").write_text(draw_page(timeline))
+    stem.with_name(f"{stem.name}.txt").write_text(draw_text(timeline))
+    stem.with_name(f"{stem.name}.html").write_text(draw_page(timeline))

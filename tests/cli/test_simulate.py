@@ -13,8 +13,11 @@ from pathlib import Path
 import pytest
 
 from keycluster.cli.main import main
+from keycluster.cluster.types import SECOND
 from keycluster.simulations.campaign import worker
-from keycluster.simulations.runs import Simulator
+from keycluster.simulations.campaign.origin import origin
+from keycluster.simulations.campaign.replay_file import ReplayFile
+from keycluster.simulations.runs import RunSpec, Simulator
 
 TOY = Path(__file__).parents[1] / "simulations" / "campaign"
 KEYS = {"seed", "trace_sha256", "simulated_s", "wall_s", "events", "faults", "failures"}
@@ -23,9 +26,10 @@ KEYS = {"seed", "trace_sha256", "simulated_s", "wall_s", "events", "faults", "fa
 
 @pytest.fixture(autouse=True)
 def toy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """In place of both simulators, and a folder of its own to work in."""
+    """In place of both simulators, and folders of its own to work in: nothing is compiled there yet."""
     monkeypatch.syspath_prepend(str(TOY))
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     for simulator in Simulator:
         monkeypatch.setitem(worker.MODULES, simulator, "toy_simulator")
 
@@ -82,8 +86,87 @@ def test_a_replay_of_another_trace_says_whose_doing_it_is(capsys: pytest.Capture
     assert "isn't deterministic" in capsys.readouterr().out
     file["code_sha256"] = "another"
     path.write_text(json.dumps(file))
-    main(["simulate", "--replay", str(path)])
-    assert "the code has changed since" in capsys.readouterr().out
+    file["commit"], file["run"]["faults"] = "a1b2c3-dirty", []
+    path.write_text(json.dumps(file))
+    assert main(["simulate", "--replay", str(path)]) == 0
+    told, warned = capsys.readouterr()
+    change = f"the code has changed since (then a1b2c3-dirty, now {origin().commit})"
+    assert told.endswith(f"\nnothing found, but not as in the file: {change}\n")
+    assert warned == f"keycluster: not as in {path}: {change}\n"
+
+
+def test_a_replay_by_other_versions_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    """Another SQLite or Python may go another way: that isn't the simulator's fault."""
+    main(["simulate", "--seed", "2", "--no-shrink"])
+    path = Path("simulation-failures/core-2.json")
+    file = json.loads(path.read_text())
+    assert file["commit"] == origin().commit
+    assert file["versions"].keys() == {"Python", "SQLite", "apsw", "msgpack", "msgspec", "trio", "cryptography"}
+    file["trace_sha256"], file["run"]["faults"], file["versions"]["SQLite"] = "another", [], "3.1"
+    path.write_text(json.dumps(file))
+    capsys.readouterr()
+    assert main(["simulate", "--replay", str(path)]) == 0
+    told, warned = capsys.readouterr()
+    assert f"another trace than in the file: SQLite was 3.1, is {origin().versions['SQLite']}\n" in told
+    assert f"SQLite was 3.1, is {origin().versions['SQLite']}" in warned
+    assert main(["simulate", "--replay", str(path), "--json"]) == 0
+    [line] = lines_of(capsys)
+    assert (line["same_code"], line["same_versions"], line["same_trace"]) == (True, False, False)
+
+
+def test_a_replay_is_drawn_beside_what_is_there(capsys: pytest.CaptureFixture[str]) -> None:
+    """The time line of the shrunk run stays, and so does a file of the user's own."""
+    main(["simulate", "--seed", "2"])
+    folder = Path("simulation-failures")
+    shrunk = (folder / "core-2.txt").read_text()
+    (folder / "core-2.json").rename("notes.json")
+    Path("notes.txt").write_text("mine")
+    capsys.readouterr()
+    assert main(["simulate", "--replay", "notes.json"]) == 1
+    assert "time line: notes.replay.txt, notes.replay.html" in capsys.readouterr().out
+    assert Path("notes.txt").read_text() == "mine"
+    assert main(["simulate", "--replay", str(folder / "core-2.shrunk.json")]) == 1
+    assert (folder / "core-2.txt").read_text() == shrunk
+    assert (folder / "core-2.shrunk.replay.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "named"),
+    [
+        ("--seed 1", "--seed"),
+        ("--for 1", "--for"),
+        ("--faults none", "--faults"),
+        ("--on tcp://x:1", "--on"),
+        ("--nodes 3", "--nodes"),
+        ("--coverage", "--coverage"),
+        ("--out x", "--out"),
+        ("--no-shrink", "--shrink-time"),
+    ],
+)
+def test_a_replay_refuses_what_it_would_ignore(option: str, named: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its file says how the run is."""
+    assert main(["simulate", "--replay", "x.json", *option.split()]) == 2
+    assert capsys.readouterr().err == f"keycluster: --replay runs what its file says: leave out {named}\n"
+
+
+@pytest.mark.parametrize(
+    ("damage", "error"),
+    [
+        ({"nodes": 0}, "nodes is 0, not 1 to 9"),
+        ({"time_ns": -5}, "time_ns is -5"),
+        ({"kinds": ["lag"]}, "no faults of kind lag"),
+        ({"simulator": "torture"}, "what real processes did can't be done again"),
+    ],
+)
+def test_a_replay_of_a_run_that_cannot_be_is_refused(
+    damage: dict[str, object], error: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is no finding."""
+    monkeypatch.delitem(worker.MODULES, Simulator.TORTURE)
+    spec = json.loads(RunSpec(Simulator.CORE, 1, SECOND).to_json())
+    Path("run.json").write_text(json.dumps(spec | damage))
+    assert main(["simulate", "--replay", "run.json"]) == 2
+    assert error in capsys.readouterr().err
 
 
 def test_coverage_fails_what_has_seen_too_little(capsys: pytest.CaptureFixture[str]) -> None:
@@ -92,7 +175,18 @@ def test_coverage_fails_what_has_seen_too_little(capsys: pytest.CaptureFixture[s
     assert main(arguments) == 0
     assert "marks never hit: toy: a node was paused, toy: this never happens" in capsys.readouterr().out
     assert main([*arguments, "--coverage"]) == 1
-    assert "✗ a mark was never hit: toy: this never happens" in capsys.readouterr().out
+    told, warned = capsys.readouterr()
+    assert "✗ a mark was never hit: toy: this never happens" in told
+    assert "--coverage is for 1,000 seeds and more" in warned
+
+
+def test_one_run_is_not_asked_what_it_never_saw(capsys: pytest.CaptureFixture[str]) -> None:
+    """That would be a dozen lines above the one that matters."""
+    assert main(["simulate", "--seed", "5"]) == 0
+    told = capsys.readouterr().out
+    assert "never hit" not in told
+    assert "without effect" not in told
+    assert told.endswith("nothing found\n")
 
 
 def test_a_time_line_of_a_run_that_found_nothing(capsys: pytest.CaptureFixture[str]) -> None:
@@ -100,6 +194,33 @@ def test_a_time_line_of_a_run_that_found_nothing(capsys: pytest.CaptureFixture[s
     assert main(["simulate", "--seed", "5", "--time", "3", "--timeline", "--out", "drawn"]) == 0
     assert "█ leads and serves" in capsys.readouterr().out
     assert {path.name for path in Path("drawn").iterdir()} == {"core-5.txt", "core-5.html"}
+
+
+def test_a_time_line_that_cannot_be_drawn_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    """No path is printed to a file that isn't there. One that fails, and isn't shrunk, is drawn too."""
+    assert main(["simulate", "--seed", "5", "--timeline", "--out", "/proc/drawn"]) == 2
+    assert "time line" not in capsys.readouterr().out
+    Path("drawn/core-5.txt").mkdir(parents=True)
+    assert main(["simulate", "--seed", "5", "--timeline", "--out", "drawn"]) == 2
+    assert main(["simulate", "--seed", "1013", "--timeline", "--no-shrink", "--out", "drawn"]) == 1
+    assert "no time line was drawn: the worker died" in capsys.readouterr().err
+    assert main(["simulate", "--seed", "2", "--timeline", "--no-shrink", "--out", "drawn"]) == 1
+    assert Path("drawn/core-2.txt").exists()
+
+
+def test_a_failure_that_cannot_be_written_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By its seed: a full disk doesn't hide what was found."""
+
+    def write(self: ReplayFile, path: Path) -> None:
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr(ReplayFile, "write", write)
+    assert main(["simulate", "--seeds", "1..4"]) == 1
+    warned = capsys.readouterr().err
+    assert re.search("seed [24] failed: toy", warned)
+    assert "No space left on device" in warned
 
 
 @pytest.mark.parametrize(
@@ -115,15 +236,26 @@ def test_a_time_line_of_a_run_that_found_nothing(capsys: pytest.CaptureFixture[s
         ["--time", "nan"],
         ["--jobs", "0"],
         ["--nodes", "none"],
+        ["--nodes", "0"],
+        ["--nodes", "1000"],
+        ["--clients", "1000"],
+        ["--rate", "0"],
+        ["--limit", "-1"],
+        ["--shrink-time", "-1"],
+        ["--seeds", "1..x"],
     ],
     ids=" ".join,
 )
 def test_a_wrong_command_line_is_status_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    """In a line that names the option."""
+    """In a line that names the option and says what it takes."""
     with pytest.raises(SystemExit) as ended:
         main(["simulate", *arguments])
     assert ended.value.code == 2
-    assert f"argument {arguments[-2]}" in capsys.readouterr().err or len(arguments) != 2
+    said = capsys.readouterr().err
+    if arguments != ["--core", "--region"] and len(arguments) == 2:
+        assert re.search(
+            rf"argument {arguments[0]}: (a whole number from|a number from|two seeds, ).*, not '{arguments[1]}'", said
+        )
 
 
 @pytest.mark.parametrize(
@@ -131,9 +263,10 @@ def test_a_wrong_command_line_is_status_2(arguments: list[str], capsys: pytest.C
     [
         (["--faults", "loss,earthquake"], "no faults of kind earthquake"),
         (["--faults", ""], "no faults of kind ''"),
-        (["--replay", "missing.json"], "missing.json: [Errno 2]"),
+        (["--replay", "missing.json"], "missing.json: No such file or directory"),
         (["--replay", "/dev/null"], "/dev/null: this is no replay file"),
-        (["--replay", "."], ".: [Errno 21]"),
+        (["--replay", "."], ".: Is a directory"),
+        (["--seed", "2", "--out", "/dev/null/x"], "/dev/null/x"),
         (["--timeline"], "--timeline is for one run"),
         (["--region", "--compiled"], "--compiled is for --core"),
         (["--on", "nonsense://", "--seed", "1"], "no scheduler answers at nonsense://"),
@@ -143,7 +276,9 @@ def test_a_wrong_command_line_is_status_2(arguments: list[str], capsys: pytest.C
 def test_what_cannot_be_done_is_one_line(arguments: list[str], error: str, capsys: pytest.CaptureFixture[str]) -> None:
     """And status 2: 1 says that something was found."""
     assert main(["simulate", *arguments]) == 2
-    complaints = [line for line in capsys.readouterr().err.splitlines() if not line.startswith(("core:", "  hint:"))]
+    complaints = [
+        line for line in capsys.readouterr().err.splitlines() if not line.startswith(("core:", "  hint:", "…"))
+    ]
     assert len(complaints) == 1
     assert error in complaints[0]
 

@@ -19,8 +19,8 @@ from keycluster.simulations.campaign.compiled import (
     compiled_code,
     compiled_if_it_pays,
 )
+from keycluster.simulations.campaign.origin import FLOORS, code_sha256, tree_sha256
 from keycluster.simulations.campaign.pool import Job, Pool, WorkerWontStart
-from keycluster.simulations.campaign.replay_file import FLOORS, code_sha256, tree_sha256
 from keycluster.simulations.campaign.worker import MODULES
 from keycluster.simulations.runs import RunSpec, Simulator
 

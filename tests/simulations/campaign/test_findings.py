@@ -46,7 +46,15 @@ def test_a_failure_is_shrunk_drawn_and_there_again(toy: str, findings: Findings,
 
 def test_an_earlier_campaigns_files_go(toy: str, findings: Findings, spec: RunSpec, tmp_path: Path) -> None:
     """A time line of another run under this one's name would send somebody the wrong way."""
-    for ending in ("shrunk.json", "txt", "html"):
+    for ending in (
+        "shrunk.json",
+        "txt",
+        "html",
+        "replay.txt",
+        "replay.html",
+        "shrunk.replay.txt",
+        "shrunk.replay.html",
+    ):
         (tmp_path / f"core-2.{ending}").write_text("old")
     findings.keep(run_toy(toy, replace(spec, seed=FAILS, time_ns=60 * SECOND)))
     assert {path.name for path in tmp_path.iterdir()} == {"core-2.json"}
@@ -73,6 +81,33 @@ def test_one_failure_of_each_checker_is_shrunk(findings: Findings, spec: RunSpec
         ("short", 2),
         ("long", 0),
     ]
+
+
+def test_the_folder_is_tried_before_it_is_needed(toy: str, findings: Findings, spec: RunSpec, tmp_path: Path) -> None:
+    """A campaign of hours mustn't end by its first failure; where there was none, no folder stays."""
+    with pytest.raises(OSError, match="Not a directory"):
+        Findings(Path("/dev/null/x"), module=toy, workers=1, limit_s=1).make_folder()
+    findings.make_folder()
+    findings.leave_folder()
+    assert tmp_path.is_dir(), "it was there before"
+    for is_kept in (False, True):
+        inner = Findings(tmp_path / "a" / "b", module=toy, workers=1, limit_s=1)
+        inner.make_folder()
+        if is_kept:
+            inner.keep(SeedReport(spec, failures=[Failure("toy", "found")]))
+        inner.leave_folder()
+        assert (tmp_path / "a" / "b").exists() == is_kept
+
+
+def test_a_drawing_goes_where_it_is_told(toy: str, spec: RunSpec, tmp_path: Path) -> None:
+    """Whatever dots are in its name: `core-2.shrunk.replay` isn't drawn over `core-2.shrunk`."""
+    (tmp_path / "core-2.txt").write_text("mine")
+    drawing = draw_run(toy, spec, tmp_path / "core-2.replay", limit_s=20)
+    assert drawing.text == tmp_path / "core-2.replay.txt"
+    assert {path.name for path in tmp_path.iterdir()} == {"core-2.txt", "core-2.replay.txt", "core-2.replay.html"}
+    assert (tmp_path / "core-2.txt").read_text() == "mine"
+    with pytest.raises(OSError, match="/proc"):
+        draw_run(toy, spec, Path("/proc/drawn"), limit_s=20)
 
 
 def test_a_run_without_an_end_leaves_no_time_line(toy: str, spec: RunSpec, tmp_path: Path) -> None:

@@ -16,9 +16,9 @@ import pytest
 from keycluster.simulations.campaign import remote
 from keycluster.simulations.campaign.campaign import CampaignOptions, run_campaign
 from keycluster.simulations.campaign.findings import Findings
+from keycluster.simulations.campaign.origin import code_sha256, origin
 from keycluster.simulations.campaign.pool import DIED, Job
 from keycluster.simulations.campaign.remote import RemoteFailed
-from keycluster.simulations.campaign.replay_file import code_sha256
 from keycluster.simulations.campaign.totals import Totals
 from keycluster.simulations.runs import RunSpec, SeedReport, Simulator
 
@@ -30,6 +30,7 @@ SEEDS = 24
 def cluster(toy: str, told: Path, request: pytest.FixtureRequest) -> Iterator[distributed.LocalCluster]:
     """Workers are processes of their own; they inherit the toy's path and where it tells of its runs. The parameter is
     how many workers may die of a batch before the scheduler gives it back."""
+    origin.cache_clear()
     code_sha256.cache_clear()  # Somebody may have worked on the code since another test asked for it.
     allowed = dask.config.set({"distributed.scheduler.allowed-failures": request.param})
     with (
@@ -109,9 +110,18 @@ def test_a_run_that_kills_its_process_is_that_seeds_failure(
     }
     with pytest.raises(RemoteFailed, match="No module"):
         list(remote.completed(cluster.scheduler_address, "no.such.simulator", jobs, limit_s=20))
-    monkeypatch.setattr(remote, "code_sha256", lambda: "another")
-    with pytest.raises(RemoteFailed, match="another version"):
-        list(remote.completed(cluster.scheduler_address, toy, jobs, limit_s=20))
+    ours = origin()
+    for other, complaint in (
+        (replace(ours, code_sha256="another"), "has another version of keycluster's code: "),
+        (
+            replace(ours, versions={**ours.versions, "SQLite": "9.9", "trio": "9.8"}),
+            r"has SQLite [\d.]+, not 9\.9, trio",
+        ),
+    ):
+        monkeypatch.setattr(remote, "origin", lambda other=other: other)
+        with pytest.raises(RemoteFailed, match=f"^the worker at .* {complaint}") as refused:
+            list(remote.completed(cluster.scheduler_address, toy, jobs, limit_s=20))
+        assert "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize("error", [distributed.client.FuturesCancelledError([]), OSError("closed")])
@@ -137,8 +147,10 @@ def test_a_lost_scheduler_ends_the_campaign(error: Exception, spec: RunSpec) -> 
 def test_without_a_scheduler_or_dask_it_says_so(spec: RunSpec, monkeypatch: pytest.MonkeyPatch) -> None:
     """In a sentence that says what to do."""
     monkeypatch.setattr(remote, "CONNECT_S", 0.5)
+    told: list[str] = []
     with pytest.raises(RemoteFailed, match=r"no scheduler answers at tcp://127\.0\.0\.1:1"):
-        list(remote.completed("tcp://127.0.0.1:1", "toy", [Job(spec)], limit_s=1))
+        list(remote.completed("tcp://127.0.0.1:1", "toy", [Job(spec)], limit_s=1, tell=told.append))
+    assert told == ["looking for the scheduler at tcp://127.0.0.1:1, for 0.5 s at most"]
     with pytest.raises(RemoteFailed, match="no scheduler answers at nonsense"):
         list(remote.completed("nonsense://", "toy", [Job(spec)], limit_s=1))
     monkeypatch.setitem(sys.modules, "distributed", None)
