@@ -9,6 +9,7 @@ others, since a fault that is always there hides what only happens without it.
 """
 
 import random
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
@@ -90,6 +91,28 @@ class Fault:
     def from_json(cls, value: dict[str, Any]) -> Self:
         """Raises `ValueError` for what isn't one."""
         return msgspec.convert(value, cls)
+
+
+class Effective:
+    """The faults of a run that had an effect: each counts once, however often it had one, and not before it had."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        """By kind."""
+        self._numbers: set[int] = set()
+
+    def add(self, fault: Fault) -> None:
+        if fault.number not in self._numbers:
+            self._numbers.add(fault.number)
+            self.counts[fault.kind.value] += 1
+
+
+class DiskEffect(StrEnum):
+    """What became of writes: of several faults, so they are counted beside them, by write."""
+
+    LOST = "writes-lost"  # At a crash or by a failed sync: nothing of it is on the disk.
+    TORN = "writes-torn"  # Likewise: some sectors of it are.
+    REFUSED = "writes-refused"  # The disk was full, or said no.
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from keycluster.cluster.types import MILLISECOND, SECOND, NodeId, Term
 from keycluster.simulations.core import changes, links
 from keycluster.simulations.core.cuts import Cut, Cuts, Later
 from keycluster.simulations.core.machine import Machine
+from keycluster.simulations.core.network import Then, nothing
 from keycluster.simulations.core.world import World
 from keycluster.simulations.faults import Fault
 
@@ -31,16 +32,28 @@ SOON_NS = 30 * MILLISECOND  # Less than it takes a leader to be heard again afte
 RESTART_NS = (1 * MILLISECOND, 25 * MILLISECOND)
 
 Happened = Callable[[Fault, str], None]
+"""More of a fault has happened, said in words."""
+TookEffect = Callable[[Fault], None]
 CrashFor = Callable[[NodeId, int], None]
 
 
 class Ambushes:
-    def __init__(self, world: World, cuts: Cuts, *, later: Later, crash_for: CrashFor, happened: Happened) -> None:
+    def __init__(
+        self,
+        world: World,
+        cuts: Cuts,
+        *,
+        later: Later,
+        crash_for: CrashFor,
+        happened: Happened,
+        took_effect: TookEffect,
+    ) -> None:
         self._world = world
         self._cuts = cuts
         self._later = later
         self._crash_for = crash_for
         self._happened = happened
+        self._took_effect = took_effect
 
     def _when(
         self,
@@ -69,9 +82,9 @@ class Ambushes:
         out = {leader.node, *(machine.node for machine in others)}
         return [node for node in voters if node not in out and self._world.machines[node].replica is not None]
 
-    def _cut_off(self, fault: Fault, machine: Machine, ns: int) -> None:
+    def _cut_off(self, fault: Fault, machine: Machine, ns: int, then: Then) -> None:
         cut = links.between([machine.node], [node for node in self._world.machines if node != machine.node])
-        self._cuts.begin(cut, ns)
+        self._cuts.begin(cut, ns, then)
         self._happened(fault, links.describe(cut))
 
     # The leader is cut off, …
@@ -86,9 +99,10 @@ class Ambushes:
             return None
         leader, term = leads
         cut = links.partition(self._world, leader, fault.strength, rng)
+        took_effect = partial(self._took_effect, fault)
 
         def cuts() -> None:
-            self._cuts.begin(cut, ns)
+            self._cuts.begin(cut, ns, took_effect)
             self._happened(fault, links.describe(cut))
 
         self._when(
@@ -100,7 +114,7 @@ class Ambushes:
         if not provokes or not voters:
             return None  # Nothing has happened yet.
         deaf = {(leader.node, rng.choice(voters))}
-        self._cuts.begin(deaf, WAIT_NS_MAX)
+        self._cuts.begin(deaf, WAIT_NS_MAX, took_effect)
         return f"{links.describe(deaf)}, and in wait for its candidate: {links.describe(cut)}"
 
     def until_successor(self, fault: Fault, rng: random.Random) -> str | None:
@@ -111,7 +125,7 @@ class Ambushes:
             return None
         leader, term = leads
         cut = links.partition(self._world, leader, fault.strength, rng)
-        number = self._cuts.begin(cut, RELAY_NS_MAX)
+        number = self._cuts.begin(cut, RELAY_NS_MAX, partial(self._took_effect, fault))
         self._write(leader, rng.randint(0, ALONE_MAX))
         begun = partial(self._has_successor, leader, term)
         self._when(begun, partial(self._change_over, fault, leader, number, rng), ns_max=RELAY_NS_MAX)
@@ -139,7 +153,7 @@ class Ambushes:
             cut = [changes.compact(machine) for machine in self._world.machines.values() if machine is not old]
             self._happened(fault, f"logs are cut: {', '.join(text for text in cut if text is not None)}")
         else:
-            self._cut_off(fault, leader, rng.randint(*RELAY_CUT_NS))
+            self._cut_off(fault, leader, rng.randint(*RELAY_CUT_NS), partial(self._took_effect, fault))
 
     # Others
 
@@ -166,9 +180,11 @@ class Ambushes:
         if leads is None or len(voters) < 2:
             return None
         deaf, victim = rng.sample(voters, 2)
-        self._cuts.begin({(leads[0].node, deaf)}, WAIT_NS_MAX)
+        self._cuts.begin({(leads[0].node, deaf)}, WAIT_NS_MAX, nothing)
 
         def restarts() -> None:
+            if self._world.machines[victim].member is not None:
+                self._took_effect(fault)
             self._crash_for(victim, rng.randint(*RESTART_NS))
             self._happened(fault, victim)
 
@@ -199,7 +215,7 @@ class Ambushes:
                 self._crash_for(leader.node, ns)
                 self._happened(fault, leader.node)
             else:
-                self._cut_off(fault, leader, ns)
+                self._cut_off(fault, leader, ns, nothing)
 
         self._when(has_come, loses, ns_max=JOINT_NS_MAX)
 
@@ -210,7 +226,7 @@ class Ambushes:
         ns, term = rng.randint(*UNHEARD_NS), leader.leads_in
 
         def cuts() -> None:
-            self._cuts.begin({(leader.node, target.node)}, ns)
+            self._cuts.begin({(leader.node, target.node)}, ns, nothing)
             self._happened(fault, f"{leader.node} to {target.node}, unheard")
 
         self._when(lambda: term is not None and leader.gave_up_in == term, cuts, look_ns=CLOSE_LOOK_NS)
@@ -222,7 +238,7 @@ class Ambushes:
             return
         deaf = rng.choice(voters)
         third = rng.choice([leader.node, *(node for node in voters if node != deaf)])
-        self._cuts.begin({(target.node, deaf)}, WAIT_NS_MAX)
+        self._cuts.begin({(target.node, deaf)}, WAIT_NS_MAX, nothing)
 
         def hands_over() -> None:
             if changes.hand_over_to(self._world, target, third):

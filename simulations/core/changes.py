@@ -4,6 +4,7 @@ Every member that takes itself for the leader is asked: one of them may be of th
 """
 
 import random
+from dataclasses import dataclass
 
 from keycluster.cluster.leases.successor import voters_heard_lately
 from keycluster.cluster.raft.errors import RaftError
@@ -20,21 +21,45 @@ MACHINES_MAX = 12  # Node ids are never used twice: so many may come and go in o
 CHANGES_MAX = 3  # In one step.
 
 
-def change_members(world: World, kind: FaultKind, rng: random.Random) -> str | None:
-    """One change of the kind, sometimes with others in the same step. What was asked for; None: nobody leads."""
+@dataclass(frozen=True, slots=True)
+class MemberChange:
+    leader: NodeId
+    before: Membership
+    target: Membership
+
+    def __str__(self) -> str:
+        return f"{self.leader}: voters {' '.join(self.target.voters)} learners {' '.join(self.target.learners)}"
+
+    def has(self, kind: FaultKind) -> bool:
+        """Whether a change of that kind is part of it: what is drawn may be undone by what is drawn next."""
+        before, target = self.before, self.target
+        match kind:
+            case FaultKind.ADD_VOTER:
+                return bool(set(target.voters) - set(before.members))
+            case FaultKind.ADD_LEARNER:
+                return bool(set(target.learners) - set(before.members))
+            case FaultKind.CHANGE_ROLE:
+                return bool((set(before.voters) & set(target.learners)) | (set(before.learners) & set(target.voters)))
+            case _:
+                return bool(set(before.members) - set(target.members))
+
+
+def change_members(world: World, kind: FaultKind, rng: random.Random) -> MemberChange | None:
+    """One change of the kind, sometimes with others in the same step. What a leader has begun; None: nobody has."""
     for machine in list(world.contract.leading.values()):
         replica = machine.replica
         if replica is None:
             continue
-        target = _draw_target(world, replica.core.membership, kind, rng)
-        if target == replica.core.membership:
+        before = replica.core.membership
+        target = _draw_target(world, before, kind, rng)
+        if target == before:
             return None
         for node in target.members:
             if node not in world.machines:
                 world.add_machine(node)
                 world.start(node)
         if propose(world, machine, target):
-            return f"{machine.node}: voters {' '.join(target.voters)} learners {' '.join(target.learners)}"
+            return MemberChange(machine.node, before, target)
     return None
 
 

@@ -5,7 +5,7 @@ from functools import partial
 from typing import NewType
 
 from keycluster.simulations.core import links
-from keycluster.simulations.core.network import Link
+from keycluster.simulations.core.network import Link, Then
 from keycluster.simulations.core.world import World
 from keycluster.simulations.trace import What
 
@@ -21,11 +21,12 @@ class Cuts:
         self._count = 0
         self._texts: dict[Cut, str] = {}
 
-    def begin(self, cut: Iterable[Link], ns: int) -> Cut:
+    def begin(self, cut: Iterable[Link], ns: int, then: Then) -> Cut:
+        """`then` is called when a frame was first lost by it."""
         self._count += 1
         number = Cut(self._count)
         self._texts[number] = links.describe(cut)
-        self._world.network.begin_cut(number, cut)
+        self._world.network.begin_cut(number, cut, then)
         self._world.trace.note(self._world.t, "network", What.CUT, self._texts[number])
         self._later(ns, partial(self.end, number))
         return number

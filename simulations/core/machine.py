@@ -14,9 +14,11 @@ from keycluster.cluster.replica import Replica, ReplicaPersist
 from keycluster.cluster.types import MILLISECOND, SECOND, ClusterTime, Instant, LogIndex, NodeId, Term, WallTime
 from keycluster.simulations.core.door import Door
 from keycluster.simulations.core.member import Disk, Member
+from keycluster.simulations.faults import FaultKind
 
 WALL_START = 1_800_000_000 * SECOND
 PPM = 1_000_000
+WRITE_NS = 1 * MILLISECOND  # What a write takes at most on a disk that is well, and so does applying.
 ANY_LIFE = -1
 NO_INDEX, NO_TERM, NO_TIME, NEVER = LogIndex(0), Term(0), ClusterTime(0), Instant(0)
 NO_TICK = Instant(2**62)
@@ -73,15 +75,16 @@ class Machine:
     tick_due: Instant = NO_TICK  # By its own clock, as its replica said after its newest input.
     wakes_at: Instant = NO_TICK  # By its own clock: when that is looked at.
 
-    write_ns: int = 1 * MILLISECOND
+    write_ns: int = WRITE_NS
     writing: list[ReplicaPersist] | None = None  # One synced write, perhaps of several outputs.
     to_write: list[ReplicaPersist] = field(default_factory=list)
     disk_stalls: bool = False
     write_waits: bool = False  # For the end of the stall.
-    apply_ns: int = 1 * MILLISECOND
+    apply_ns: int = WRITE_NS
     apply_hangs: bool = False
     rots_next: Callable[[], None] | None = None  # The next snapshot that it stores is damaged; called then.
     applying: bool = False
+    felt: Callable[[FaultKind], None] | None = None  # Told when its work waits because of a fault of this kind.
 
     door: Door | None = None  # Of this life, where callers come.
 

@@ -5,7 +5,7 @@
 - Who is taken out holds no lease any more (L9): nobody counts it from here on.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from keycluster.cluster.raft.messages import Entry, EntryKind, Membership, decode_membership_entry
@@ -19,6 +19,7 @@ MEMBERSHIP: Final = "membership"
 
 class MembershipChecks:
     def __init__(self, first: Membership, machines: Mapping[NodeId, Machine]) -> None:
+        self.on_committed: Callable[[Membership], None] = lambda membership: None
         self._newest = first
         self._machines = machines
 
@@ -28,6 +29,7 @@ class MembershipChecks:
             if entry.kind is EntryKind.MEMBERSHIP:
                 before, self._newest = self._newest, decode_membership_entry(entry.payload).membership
                 _require_step(before, self._newest)
+                self.on_committed(self._newest)
                 for node in sorted(set(before.members) - set(self._newest.members)):
                     _require_no_lease(self._machines[node], t)
 

@@ -1,25 +1,28 @@
 """Carries out a schedule of faults: each is decided when it happens, by its own random numbers.
 
 Half of the faults seek the leader, and some wait for a bad moment (`ambushes.py`). A fault that finds nobody it could
-hit has no effect and isn't counted.
+hit isn't even traced. Counted are those that had an effect, once each, by whoever notices it: weather, cuts and clogs
+when a frame first felt them, faults of disks when the first work waited, changes of members once they are committed.
 """
 
 import random
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
 from functools import partial
 from typing import Final
 
+from keycluster.cluster.raft.messages import Membership
 from keycluster.cluster.types import MILLISECOND, SECOND, NodeId
 from keycluster.simulations.core import changes, links
 from keycluster.simulations.core.ambushes import CUT_NS, Ambushes
 from keycluster.simulations.core.cuts import Cuts
-from keycluster.simulations.core.machine import Machine, Trap, TrapKind
+from keycluster.simulations.core.machine import WRITE_NS, Machine, Trap, TrapKind
 from keycluster.simulations.core.member import Disk
-from keycluster.simulations.core.network import Link
+from keycluster.simulations.core.network import Effect, Link, Weather
 from keycluster.simulations.core.rollback import RollBacks
 from keycluster.simulations.core.served import ServedWorld
-from keycluster.simulations.faults import Fault, FaultKind, Leap, draw_leap
+from keycluster.simulations.faults import Effective, Fault, FaultKind, Leap, draw_leap
 from keycluster.simulations.trace import What
 
 SEEKS_LEADER = 0.5
@@ -36,21 +39,30 @@ COPY_KEPT_NS_MAX = 5 * SECOND  # … and so much older where little is written.
 HAND_OVER_NS_MAX = 2 * SECOND  # As long as a node that is told to stop waits for another one to lead.
 
 Act = Callable[["Nemesis", Fault, random.Random], str | None]
-"""Begins a fault. Whom it hit, in words; None: nothing happened."""
+"""Begins a fault, and sees to it that it is counted. Whom it hit, in words; None: nothing happened."""
 
 
 class Nemesis:
     def __init__(self, world: ServedWorld, schedule: Sequence[Fault], *, drift_ppm: int) -> None:
-        self.counts = Counter[str]()
+        self._effective = Effective()
+        self.counts = self._effective.counts
+        self.took_effect = self._effective.add
         self._world = world
         self._schedule = schedule
         self._drift_ppm = drift_ppm
-        self._weather: dict[int, dict[str, float]] = {}
+        self._unfelt: dict[tuple[NodeId, FaultKind], list[Fault]] = defaultdict(list)  # By any work of the machine's.
+        self._asked: list[tuple[Fault, Membership]] = []  # Changes of members that leaders have begun.
         self._ended = False
+        world.memberships.on_committed = self._members_changed
         self.rollbacks = RollBacks(world, self._restart_later)
         self._cuts = Cuts(world, self._later)
         self._ambushes = Ambushes(
-            world, self._cuts, later=self._later, crash_for=self._crash_for, happened=self._happened
+            world,
+            self._cuts,
+            later=self._later,
+            crash_for=self._crash_for,
+            happened=self._happened,
+            took_effect=self.took_effect,
         )
 
     def start(self) -> None:
@@ -61,12 +73,13 @@ class Nemesis:
         """Nothing of what it began goes on, and nothing begins."""
         world = self._world
         self._ended = True
-        self._weather.clear()
+        self._unfelt.clear()
         world.network.heal()
         world.release_held()
         for node, machine in world.machines.items():
             machine.trap = machine.rots_next = None
-            machine.apply_ns = machine.write_ns = MILLISECOND
+            machine.felt = None
+            machine.apply_ns = machine.write_ns = WRITE_NS
             machine.wall_offset_ns = machine.wall_offset_founded_ns
             world.set_disk_stalls(node, False)
             world.set_apply_hangs(node, False)
@@ -77,11 +90,10 @@ class Nemesis:
             return
         whom = ACTS[fault.kind](self, fault, fault.rng())
         if whom is not None:
-            self._happened(fault, whom, counts=fault.kind not in SPRINGS_LATER)
+            self._happened(fault, whom)
 
-    def _happened(self, fault: Fault, whom: str, *, counts: bool = True) -> None:
+    def _happened(self, fault: Fault, whom: str) -> None:
         self._world.trace.note(self._world.t, "nemesis", What.FAULT, fault.kind.value, whom, fault.for_ns)
-        self.counts[fault.kind.value] += counts
 
     def _later(self, ns: int, act: Callable[[], None]) -> None:
         self._world.after(ns, partial(self._unless_ended, act))
@@ -117,44 +129,45 @@ class Nemesis:
     # Network
 
     def _loss(self, fault: Fault, rng: random.Random) -> str:
-        return self._change_weather(fault, loss=0.01 + 0.4 * fault.strength**2)
+        return self._begin_weather(fault, Effect.LOST, loss=0.01 + 0.4 * fault.strength**2)
 
     def _delay(self, fault: Fault, rng: random.Random) -> str:
         longest = rng.choice([20, 100, 400, 1_500]) * MILLISECOND
-        return self._change_weather(fault, slow_chance=0.01 + 0.2 * fault.strength, slow_ns_max=longest)
+        return self._begin_weather(fault, Effect.DELAYED, slow_chance=0.01 + 0.2 * fault.strength, slow_ns_max=longest)
 
     def _duplicate(self, fault: Fault, rng: random.Random) -> str:
-        return self._change_weather(fault, duplicate=0.02 + 0.5 * fault.strength)
+        return self._begin_weather(fault, Effect.DOUBLED, duplicate=0.02 + 0.5 * fault.strength)
 
     def _reorder(self, fault: Fault, rng: random.Random) -> str:
-        return self._change_weather(fault, slow_chance=0.5, slow_ns_max=(2 + 60 * fault.strength) * MILLISECOND)
+        longest = int((2 + 60 * fault.strength) * MILLISECOND)
+        return self._begin_weather(fault, Effect.OVERTAKEN, slow_chance=0.5, slow_ns_max=longest)
 
-    def _change_weather(self, fault: Fault, **weather: float) -> str:
-        self._weather[fault.number] = weather
-        self._set_weather()
-        self._later(fault.for_ns, partial(self._clear_weather, fault.number))
-        return " ".join(f"{name} {value:.3g}" for name, value in weather.items())
-
-    def _clear_weather(self, number: int) -> None:
-        del self._weather[number]
-        self._set_weather()
-
-    def _set_weather(self) -> None:
-        def worst(name: str) -> float:
-            return max((weather.get(name, 0.0) for weather in self._weather.values()), default=0.0)
-
-        network = self._world.network
-        network.loss, network.duplicate = worst("loss"), worst("duplicate")
-        network.slow_chance, network.slow_ns_max = worst("slow_chance"), int(worst("slow_ns_max"))
+    def _begin_weather(
+        self,
+        fault: Fault,
+        effect: Effect,
+        *,
+        loss: float = 0.0,
+        duplicate: float = 0.0,
+        slow_chance: float = 0.0,
+        slow_ns_max: int = 0,
+    ) -> str:
+        weather = Weather(loss, duplicate, slow_chance, slow_ns_max)
+        self._world.network.begin_weather(fault.number, weather, effect, partial(self.took_effect, fault))
+        self._later(fault.for_ns, partial(self._world.network.end_weather, fault.number))
+        return " ".join(f"{name} {value:.3g}" for name, value in asdict(weather).items() if value)
 
     def _reset(self, fault: Fault, rng: random.Random) -> str | None:
         """Links break and come up again: a whole disk must never be taken for a rolled-back one."""
         victim = self._victim(rng)
         if victim is None:
             return None
+        broken = len(victim.greeted)
         victim.greeted.clear()
         for other in self._world.machines.values():
-            other.greeted.pop(victim.node, None)
+            broken += other.greeted.pop(victim.node, None) is not None
+        if broken:
+            self.took_effect(fault)
         return str(victim.node)
 
     def _cut(
@@ -172,7 +185,7 @@ class Nemesis:
         return self._cut_links(fault, cut) if cut else None
 
     def _cut_links(self, fault: Fault, cut: Iterable[Link]) -> str:
-        self._cuts.begin(cut, fault.for_ns)
+        self._cuts.begin(cut, fault.for_ns, partial(self.took_effect, fault))
         return links.describe(cut)
 
     def _clog(self, fault: Fault, rng: random.Random) -> str | None:
@@ -181,15 +194,15 @@ class Nemesis:
         if not chosen:
             return None
         for place, link in enumerate(chosen):
-            self._later(fault.for_ns * place // (3 * len(chosen)), partial(self._stop_link, fault.number, link))
+            self._later(fault.for_ns * place // (3 * len(chosen)), partial(self._stop_link, fault, link))
         rng.shuffle(chosen)
         for place, link in enumerate(chosen):
             at = fault.for_ns * 2 // 3 + fault.for_ns * (place + 1) // (3 * len(chosen))
             self._later(at, partial(self._free_link, fault.number, link))
         return links.describe(chosen)
 
-    def _stop_link(self, number: int, link: Link) -> None:
-        self._world.network.begin_clog(number, [link])
+    def _stop_link(self, fault: Fault, link: Link) -> None:
+        self._world.network.begin_clog(fault.number, [link], partial(self.took_effect, fault))
 
     def _free_link(self, number: int, link: Link) -> None:
         if self._world.network.end_clog(number, link):
@@ -205,6 +218,7 @@ class Nemesis:
         if rng.random() < 0.5:
             self._cut_links(fault, links.between(gone, [node for node in self._world.machines if node not in gone]))
             return f"{victim.az} is cut off: {' '.join(gone)}"
+        self.took_effect(fault)
         for node in gone:
             self._crash_for(node, fault.for_ns)
         return f"{victim.az} crashes: {' '.join(gone)}"
@@ -215,6 +229,7 @@ class Nemesis:
         victim = self._victim(rng)
         if victim is None:
             return None
+        self.took_effect(fault)
         self._crash_for(victim.node, fault.for_ns)
         return str(victim.node)
 
@@ -224,6 +239,8 @@ class Nemesis:
 
     def _crash_all(self, fault: Fault, rng: random.Random) -> str | None:
         crashed = list(self._world.machines)
+        if any(machine.member is not None for machine in self._world.machines.values()):
+            self.took_effect(fault)
         for node in crashed:
             self._crash_for(node, rng.randint(1, max(1, fault.for_ns)))
         return "all"
@@ -237,7 +254,7 @@ class Nemesis:
         return str(victim.node)
 
     def _sprung(self, what: TrapKind, fault: Fault, node: NodeId) -> None:
-        self.counts[fault.kind.value] += 1
+        self.took_effect(fault)
         if what is TrapKind.PAUSE_BEFORE_OUTPUT:
             self._later(fault.for_ns, partial(self._world.resume, node))
         else:
@@ -251,27 +268,29 @@ class Nemesis:
         if victim is None:
             return None
         if not changes.hand_over(self._world, victim):
-            self._stop(victim, victim.life, fault.for_ns)
+            self._stop(fault, victim, victim.life)
         else:
-            self._stop_when_led(victim, victim.life, fault.for_ns, self._world.t + HAND_OVER_NS_MAX)
+            self._stop_when_led(fault, victim, victim.life, self._world.t + HAND_OVER_NS_MAX)
         return str(victim.node)
 
-    def _stop_when_led(self, machine: Machine, life: int, ns: int, deadline: int) -> None:
+    def _stop_when_led(self, fault: Fault, machine: Machine, life: int, deadline: int) -> None:
         replica = machine.replica
         waits = replica is None or replica.core.leader in (None, machine.node)
         if machine.life == life and waits and self._world.t < deadline:
-            self._later(10 * MILLISECOND, partial(self._stop_when_led, machine, life, ns, deadline))
+            self._later(10 * MILLISECOND, partial(self._stop_when_led, fault, machine, life, deadline))
         else:
-            self._stop(machine, life, ns)
+            self._stop(fault, machine, life)
 
-    def _stop(self, machine: Machine, life: int, ns: int) -> None:
+    def _stop(self, fault: Fault, machine: Machine, life: int) -> None:
         if machine.life == life:
-            self._crash_for(machine.node, ns)
+            self.took_effect(fault)
+            self._crash_for(machine.node, fault.for_ns)
 
     def _pause(self, fault: Fault, rng: random.Random) -> str | None:
         victim = self._victim(rng)
         if victim is None:
             return None
+        self.took_effect(fault)
         self._world.pause(victim.node)
         self._later(fault.for_ns, partial(self._world.resume, victim.node))
         return str(victim.node)
@@ -282,7 +301,10 @@ class Nemesis:
         """Every clock gets another rate; its reading stays."""
         bound = self._drift_ppm
         for machine in self._world.machines.values():
+            before = machine.clock_ppm
             self._world.set_clock(machine, rng.choice([-bound, bound, 0, rng.randint(-bound, bound)]))
+            if machine.clock_ppm != before:
+                self.took_effect(fault)
         return " ".join(f"{node}:{machine.clock_ppm}" for node, machine in self._world.machines.items())
 
     def _wall_jump(self, fault: Fault, rng: random.Random) -> str | None:
@@ -291,6 +313,8 @@ class Nemesis:
             return None
         by = int(rng.choice([-1, 1]) * WALL_JUMP_NS_MAX * fault.strength**2)
         victim.wall_offset_ns += by
+        if by:
+            self.took_effect(fault)
         self._later(fault.for_ns, partial(self._jump_back, victim, by))
         return f"{victim.node} by {by}"
 
@@ -308,7 +332,7 @@ class Nemesis:
         return f"by {leap.by_ns}"
 
     def _leap(self, fault: Fault, leap: Leap) -> None:
-        self.counts[fault.kind.value] += 1
+        self.took_effect(fault)
         self._world.leap(leap.by_ns)
         if leap.is_taken_back:
             self._later(fault.for_ns, partial(self._world.leap, -leap.by_ns))
@@ -319,26 +343,44 @@ class Nemesis:
             return None
         victim.write_ns = 2 * MILLISECOND + int(SLOWEST_WRITE_NS * fault.strength)
         victim.apply_ns = victim.write_ns
-        self._later(fault.for_ns, partial(self._disk_well, victim))
+        self._unfelt[victim.node, fault.kind].clear()  # The disk is as slow now as this one says.
+        self._lasts(fault, victim, partial(self._disk_well, victim))
         return f"{victim.node} {victim.write_ns}"
 
     def _disk_well(self, machine: Machine) -> None:
-        machine.write_ns = machine.apply_ns = MILLISECOND
+        machine.write_ns = machine.apply_ns = WRITE_NS
+
+    def _lasts(self, fault: Fault, machine: Machine, end: Callable[[], None]) -> None:
+        """It is counted when any of the machine's work first waits because of it, before it is over."""
+        unfelt = self._unfelt[machine.node, fault.kind]
+        unfelt.append(fault)
+        machine.felt = partial(self._felt, machine.node)
+
+        def over() -> None:
+            if fault in unfelt:
+                unfelt.remove(fault)
+            end()
+
+        self._later(fault.for_ns, over)
+
+    def _felt(self, node: NodeId, kind: FaultKind) -> None:
+        for fault in self._unfelt.pop((node, kind), ()):
+            self.took_effect(fault)
 
     def _disk_stall(self, fault: Fault, rng: random.Random) -> str | None:
         victim = self._victim(rng)
         if victim is None:
             return None
+        self._lasts(fault, victim, partial(self._world.set_disk_stalls, victim.node, False))
         self._world.set_disk_stalls(victim.node, True)
-        self._later(fault.for_ns, partial(self._world.set_disk_stalls, victim.node, False))
         return str(victim.node)
 
     def _apply_hang(self, fault: Fault, rng: random.Random) -> str | None:
         victim = self._victim(rng)
         if victim is None:
             return None
+        self._lasts(fault, victim, partial(self._world.set_apply_hangs, victim.node, False))
         self._world.set_apply_hangs(victim.node, True)
-        self._later(fault.for_ns, partial(self._world.set_apply_hangs, victim.node, False))
         return str(victim.node)
 
     def _roll_back(self, fault: Fault, rng: random.Random) -> str | None:
@@ -354,7 +396,7 @@ class Nemesis:
     def _put_in(self, fault: Fault, machine: Machine, copy: Disk, rng: random.Random, until: int) -> None:
         """Later, as long as nothing that anybody knows of has been written since."""
         if self.rollbacks.put_in(machine, copy, rng):
-            self.counts[fault.kind.value] += 1
+            self.took_effect(fault)
         elif self._world.t < until:
             self._later(COPY_AGES_NS, partial(self._put_in, fault, machine, copy, rng, until))
 
@@ -364,7 +406,7 @@ class Nemesis:
         victim = self._victim(rng)
         if victim is None:
             return None
-        victim.rots_next = partial(self._rotten, fault)
+        victim.rots_next = partial(self.took_effect, fault)
         self._crash_for(victim.node, max(fault.for_ns, OVERTAKEN_NS_MIN))
         self._later(max(fault.for_ns, OVERTAKEN_NS_MIN) - MILLISECOND, partial(self._overtake, victim))
         return str(victim.node)
@@ -374,27 +416,40 @@ class Nemesis:
             if machine is not victim:
                 changes.compact(machine)
 
-    def _rotten(self, fault: Fault) -> None:
-        self.counts[fault.kind.value] += 1
-
     def _compact(self, fault: Fault, rng: random.Random) -> str | None:
         """Far enough that members that lag need a snapshot."""
         victim = self._victim(rng)
-        return changes.compact(victim) if victim is not None else None
+        cut = changes.compact(victim) if victim is not None else None
+        if cut is not None:
+            self.took_effect(fault)
+        return cut
 
     # Members
 
     def _change_members(self, fault: Fault, rng: random.Random) -> str | None:
         change = changes.change_members(self._world, fault.kind, rng)
-        if change is not None and rng.random() < AMBUSH_CHANCE:
+        if change is None:
+            return None
+        if change.has(fault.kind):
+            self._asked.append((fault, change.target))
+        if rng.random() < AMBUSH_CHANCE:
             self._ambushes.in_joint_phase(fault, rng)
-        return change
+        return str(change)
+
+    def _members_changed(self, membership: Membership) -> None:
+        """It is committed, at least as the new half of a joint one."""
+        new = (membership.voters, membership.learners)
+        for fault, target in self._asked:
+            if (target.voters, target.learners) == new:
+                self.took_effect(fault)
+        self._asked = [asked for asked in self._asked if (asked[1].voters, asked[1].learners) != new]
 
     def _transfer(self, fault: Fault, rng: random.Random) -> str | None:
         """Often something happens to it on its way."""
         leader_and_target = changes.transfer(self._world, rng)
         if leader_and_target is None:
             return None
+        self.took_effect(fault)
         leader, target = leader_and_target
         match rng.randrange(5):
             case 0:
@@ -405,18 +460,6 @@ class Nemesis:
                 self._ambushes.again(fault, leader, target, rng)
         return f"{leader.node} to {target.node}"
 
-
-SPRINGS_LATER = frozenset(
-    {
-        FaultKind.CRASH_AT_STEP,
-        FaultKind.CRASH_AT_WRITE,
-        FaultKind.PAUSE_BEFORE_OUTPUT,
-        FaultKind.BIT_ROT,
-        FaultKind.ROLLED_BACK,
-        FaultKind.WALL_LEAP,
-    }
-)
-"""Counted when they happen, not when they are set up."""
 
 ACTS: Final[dict[FaultKind, Act]] = {
     FaultKind.LOSS: Nemesis._loss,

@@ -9,7 +9,7 @@ from keycluster.cluster.types import MILLISECOND, Instant, NodeId, Term
 from keycluster.simulations.core.clients import Callers
 from keycluster.simulations.core.door import Acknowledged, Answer, Door, Request
 from keycluster.simulations.core.machine import ANY_LIFE, Machine
-from keycluster.simulations.core.network import Network
+from keycluster.simulations.core.network import Effect, Network
 from keycluster.simulations.core.world import World
 from keycluster.simulations.trace import Trace
 
@@ -45,6 +45,7 @@ class ServedWorld(World):
 
     def _ask(self, node: NodeId, request: Request) -> None:
         if self.network.loss and self.draw() < self.network.loss:
+            self.network.had(Effect.LOST)
             return
         delay = CALL_NS_MIN + int(self.draw() * CALL_NS_SPREAD)
         self.push(self.t + delay, None, ANY_LIFE, self._reached, self.machines[node], request)
@@ -62,7 +63,9 @@ class ServedWorld(World):
             machine.door.take(request, now, machine.wall(self.t))
 
     def _answer(self, answer: Answer, delay: int) -> None:
-        if not self.network.loss or self.draw() >= self.network.loss:
+        if self.network.loss and self.draw() < self.network.loss:
+            self.network.had(Effect.LOST)
+        else:
             self.push(self.t + delay, None, ANY_LIFE, self._answered, answer, None)
 
     def _answered(self, answer: Answer, _: None) -> None:

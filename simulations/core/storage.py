@@ -13,9 +13,10 @@ from keycluster.cluster.replica import ReplicaPersist, ReplicaReady
 from keycluster.cluster.types import MILLISECOND, Instant, LogIndex, NodeId
 from keycluster.simulations.core.electable import require_unelectable
 from keycluster.simulations.core.findings import demand
-from keycluster.simulations.core.machine import ANY_LIFE, Machine, TrapKind
+from keycluster.simulations.core.machine import ANY_LIFE, WRITE_NS, Machine, TrapKind
 from keycluster.simulations.core.member import Member
 from keycluster.simulations.core.state import AppliedState
+from keycluster.simulations.faults import FaultKind
 from keycluster.simulations.trace import What
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ APPLYING = "applying"
 class Storage:
     def __init__(self, world: "World") -> None:
         self._world = world
+        self.writes_lost = 0  # By crashes, before they were done.
 
     # The log
 
@@ -45,6 +47,8 @@ class Storage:
 
     def _begin_write(self, machine: Machine) -> None:
         world = self._world
+        if machine.felt is not None and machine.write_ns > WRITE_NS:
+            machine.felt(FaultKind.DISK_SLOW)
         machine.writing, machine.to_write = machine.to_write, []
         at = world.t + 1 + int(world.draw() * machine.write_ns)
         world.push(at, None, ANY_LIFE, self._wrote, machine, machine.life)
@@ -55,12 +59,15 @@ class Storage:
             return
         if machine.disk_stalls:
             machine.write_waits = True
+            if machine.felt is not None:
+                machine.felt(FaultKind.DISK_STALL)
             return
         trap = machine.trap
         if trap is not None and trap.what is TrapKind.CRASH_AT_WRITE and trap.springs():
             machine.trap = None
             if trap.rng.random() < 0.5:
                 self.write_now(machine, machine.writing)
+                machine.writing = None  # Done, though nobody hears of it.
             self._world.crash(machine.node)
             trap.then()
             return
@@ -88,6 +95,10 @@ class Storage:
             self._begin_write(machine)
         machine.member.replica.persisted(ticket, now)
 
+    def crashed(self, machine: Machine) -> None:
+        """Before its memory is lost: what it writes, or was going to, is lost too."""
+        self.writes_lost += len(machine.writing or ()) + len(machine.to_write)
+
     def set_stalls(self, machine: Machine, stalls: bool) -> None:
         machine.disk_stalls = stalls
         if not stalls and machine.write_waits:
@@ -111,8 +122,14 @@ class Storage:
 
     def _begin_apply(self, machine: Machine) -> None:
         member = machine.member
-        if member is None or not member.unapplied or machine.applying or machine.apply_hangs:
+        if member is None or not member.unapplied or machine.applying:
             return
+        if machine.apply_hangs:
+            if machine.felt is not None:
+                machine.felt(FaultKind.APPLY_HANG)
+            return
+        if machine.felt is not None and machine.apply_ns > WRITE_NS:
+            machine.felt(FaultKind.DISK_SLOW)
         world = self._world
         machine.applying = True
         count = 1 + int(world.draw() * len(member.unapplied))

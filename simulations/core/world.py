@@ -149,6 +149,7 @@ class World:
         if machine.member is not None:
             self.note(self.t, node, What.CRASHES)
         self.contract.crashed(machine)
+        self.storage.crashed(machine)
         machine.lose_memory()
 
     def pause(self, node: NodeId) -> None:
@@ -387,7 +388,7 @@ class World:
             return
         network, sent = self.network, (machine, machine.life, frame)
         if network.loss or network.duplicate or network.slow_chance:
-            for delay in network.delays(self.rng):
+            for delay in network.delays(self.rng, (machine.node, receiver), self.t):
                 self.push(self.t + delay + further, None, ANY_LIFE, self._arrive, target, sent)
         else:  # As `push` does it: most events are made here.
             self._events += 1
@@ -397,9 +398,13 @@ class World:
     def _arrive(self, target: Machine, sent: _Sent) -> None:
         sender, life, frame = sent
         network = self.network
-        if target.member is None or (network.cut and (sender.node, target.node) in network.cut):
+        if target.member is None:
+            return
+        if network.cut and (sender.node, target.node) in network.cut:
+            network.stopped((sender.node, target.node))
             return
         if network.clogged and (sender.node, target.node) in network.clogged:
+            network.held((sender.node, target.node))
             self._held.append((target, sent))
             return
         if target.greeted.get(sender.node, ANY_LIFE) < life and (sender.life != life or not self.greet(sender, target)):

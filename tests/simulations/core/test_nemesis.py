@@ -6,6 +6,7 @@ from collections import Counter
 import pytest
 
 from keycluster.cluster.marks import all_marks
+from keycluster.cluster.raft.messages import Membership
 from keycluster.cluster.types import MILLISECOND, SECOND, NodeId
 from keycluster.simulations.core import changes
 from keycluster.simulations.core.machine import Machine
@@ -13,7 +14,7 @@ from keycluster.simulations.core.run import SUPPORTED, CoreRun
 from keycluster.simulations.core.shape import draw_shape
 from keycluster.simulations.faults import MINUTE, Fault, FaultKind, Leap
 from keycluster.simulations.runs import RunSpec, Simulator
-from keycluster.simulations.trace import Trace
+from keycluster.simulations.trace import Trace, What
 
 DRAWS = 2_000
 N4, N5 = NodeId("n4"), NodeId("n5")
@@ -23,15 +24,15 @@ N4, N5 = NodeId("n4"), NodeId("n5")
 def core() -> CoreRun:
     """Five voters that serve, no faults, and a few callers."""
     spec = RunSpec(Simulator.CORE, 1, 60 * SECOND, nodes=5, clients=2, operations_per_s=20.0, faults=())
-    core = CoreRun(spec, draw_shape(spec, SUPPORTED), Trace())
+    core = CoreRun(spec, draw_shape(spec, SUPPORTED), Trace(keep=True))
     core.start_all()
     core.callers.start()
     core.run_while(lambda: not all(core.may_serve(node) for node in list(core.machines)[:5]), ns_max=5 * SECOND)
     return core
 
 
-def a_fault(kind: FaultKind) -> Fault:
-    return Fault(number=0, at_ns=0, kind=kind, for_ns=500 * MILLISECOND, strength=0.5, seed=1)
+def a_fault(kind: FaultKind, number: int = 0, *, for_ns: int = 500 * MILLISECOND, seed: int = 1) -> Fault:
+    return Fault(number=number, at_ns=0, kind=kind, for_ns=for_ns, strength=0.5, seed=seed)
 
 
 def leader_of(core: CoreRun) -> Machine:
@@ -45,9 +46,15 @@ def remove(core: CoreRun, node: NodeId) -> None:
     core.run_while(lambda: not changes.remove(core, node), ns_max=5 * SECOND)
 
 
-def until_counted(core: CoreRun, kind: str, count: int) -> None:
-    """Until the nemesis has counted that fault so often; it had one less."""
-    core.run_while(lambda: core.nemesis.counts[kind] == count - 1, ns_max=3 * SECOND)
+def told(core: CoreRun) -> list[object]:
+    """What the nemesis says of faults, whether they had an effect or not."""
+    return [record.detail[1] for record in core.trace.records() if record.what == What.FAULT]
+
+
+def until_it_happens(core: CoreRun) -> None:
+    """Until the nemesis tells of more."""
+    count = len(told(core))
+    core.run_while(lambda: len(told(core)) == count, ns_max=3 * SECOND)
 
 
 def test_victims_are_members(core: CoreRun) -> None:
@@ -63,10 +70,73 @@ def test_victims_are_members(core: CoreRun) -> None:
     assert 0 < hit[True] < 0.05 * DRAWS
 
 
+FELT_LATER = (
+    *(FaultKind.LOSS, FaultKind.DELAY, FaultKind.DUPLICATE, FaultKind.REORDER),
+    *(FaultKind.ONE_WAY, FaultKind.PARTIAL, FaultKind.PARTITION, FaultKind.CLOG),
+    *(FaultKind.DISK_SLOW, FaultKind.DISK_STALL, FaultKind.APPLY_HANG),
+    *(FaultKind.CRASH_AT_STEP, FaultKind.CRASH_AT_WRITE, FaultKind.PAUSE_BEFORE_OUTPUT),
+    *(FaultKind.ADD_VOTER, FaultKind.ADD_LEARNER, FaultKind.CHANGE_ROLE, FaultKind.REMOVE),
+)
+
+
+@pytest.mark.parametrize("kind", FELT_LATER)
+def test_fault_counts_once_it_is_felt(core: CoreRun, kind: FaultKind) -> None:
+    """Not as soon as it is set up, and never more than once."""
+    core.nemesis._begin(a_fault(kind, for_ns=3 * SECOND))
+    assert not core.nemesis.counts
+    core.run_for(6 * SECOND)
+    assert core.nemesis.counts == {kind.value: 1}
+
+
+@pytest.mark.parametrize("kind", FELT_LATER[:11])
+def test_fault_that_is_over_before_anybody_feels_it_never_counts(core: CoreRun, kind: FaultKind) -> None:
+    """Whatever happens then, also by another one of its kind."""
+    if kind in (FaultKind.ONE_WAY, FaultKind.PARTIAL, FaultKind.PARTITION):
+        core.nemesis._cut_links(a_fault(kind, for_ns=1), [(NodeId("n1"), NodeId("n2"))])
+    else:
+        core.nemesis._begin(a_fault(kind, for_ns=1))
+    core.run_for(2 * SECOND)
+    assert not core.nemesis.counts
+    core.nemesis._begin(a_fault(kind, 1, for_ns=3 * SECOND))
+    core.run_for(6 * SECOND)
+    assert core.nemesis.counts == {kind.value: 1}
+
+
+def test_change_of_members_that_is_never_committed_does_not_count(core: CoreRun) -> None:
+    """Its leader was lost with it."""
+    core.cut_off(leader_of(core).node)
+    core.nemesis._begin(a_fault(FaultKind.ADD_LEARNER))
+    core.run_for(6 * SECOND)
+    assert told(core)
+    assert not core.nemesis.counts
+
+
+def test_change_counts_as_what_it_comes_to() -> None:
+    """Several in one step may undo each other."""
+    before = Membership(voters=(NodeId("n1"), NodeId("n2")), learners=(NodeId("n3"),))
+    target = Membership(voters=(NodeId("n1"), NodeId("n3")), learners=(NodeId("n9"),))
+    change = changes.MemberChange(NodeId("n1"), before, target)
+    kinds = (FaultKind.ADD_VOTER, FaultKind.ADD_LEARNER, FaultKind.CHANGE_ROLE, FaultKind.REMOVE)
+    assert [change.has(kind) for kind in kinds] == [False, True, True, True]
+
+
+def test_writes_that_a_crash_takes_are_counted(core: CoreRun) -> None:
+    """Those under way, and not those that are done and nobody heard of."""
+    assert core.storage.writes_lost == 0
+    machine = leader_of(core)
+    core.run_while(lambda: machine.writing is None, ns_max=SECOND)
+    waiting = len(machine.to_write)
+    core.crash(machine.node)
+    assert core.storage.writes_lost == 1 + waiting
+
+
 def test_voter_restarts_before_it_is_asked(core: CoreRun) -> None:
     """Less than E before another one asks for its vote, which it must then refuse (L7)."""
     for seed in range(5):
-        assert core.nemesis._ambushes.restart_before_vote(a_fault(FaultKind.RESTART), random.Random(seed)) is not None
+        assert (
+            core.nemesis._ambushes.restart_before_vote(a_fault(FaultKind.RESTART, seed), random.Random(seed))
+            is not None
+        )
         core.run_for(3 * SECOND)
     assert core.nemesis.counts["restart"] == 5
 
@@ -75,9 +145,12 @@ def test_old_leader_comes_back_when_the_next_one_leads(core: CoreRun) -> None:
     """With entries that only it has; the next one has cut its log then, or is cut off in turn."""
     for seed in range(4):
         old = leader_of(core)
-        assert core.nemesis._ambushes.until_successor(a_fault(FaultKind.PARTITION), random.Random(seed)) is not None
+        assert (
+            core.nemesis._ambushes.until_successor(a_fault(FaultKind.PARTITION, seed), random.Random(seed)) is not None
+        )
         alone = old.disk.log
-        until_counted(core, "partition", seed + 1)
+        until_it_happens(core)
+        assert core.nemesis.counts["partition"] == seed + 1
         assert leader_of(core) is not old
         assert not alone.has(alone.last_index, leader_of(core).disk.log.term(leader_of(core).disk.log.last_index))
         assert all((old.node, node) not in core.network.cut for node in core.machines if node != leader_of(core).node)
@@ -92,7 +165,7 @@ def test_leader_is_lost_in_the_joint_phase(core: CoreRun) -> None:
         gone = next(node for node in membership.voters if node != leader.node)
         assert changes.remove(core, gone)
         core.nemesis._ambushes.in_joint_phase(a_fault(FaultKind.REMOVE), random.Random(seed))
-        until_counted(core, "remove", seed + 1)
+        until_it_happens(core)
         assert leader.disk.state.membership == membership
         core.run_for(6 * SECOND)
 
@@ -105,7 +178,8 @@ def test_hand_over_that_nobody_hears(core: CoreRun) -> None:
     assert changes.hand_over_to(core, leader, target.node)
     core.nemesis._ambushes.unheard(a_fault(FaultKind.TRANSFER), leader, target, random.Random(1))
     core.run_for(5 * SECOND)
-    assert (leader.gave_up_in, core.nemesis.counts["transfer"]) == (term, 1)
+    assert leader.gave_up_in == term
+    assert told(core) == [f"{leader.node} to {target.node}, unheard"]
     assert leader.leads_in != term
 
 
@@ -117,8 +191,8 @@ def test_second_hand_over_that_a_voter_hears_of_first(core: CoreRun) -> None:
     target = next(machine for machine in core.machines.values() if machine is not leader)
     assert changes.hand_over_to(core, leader, target.node)
     core.nemesis._ambushes.again(a_fault(FaultKind.TRANSFER), leader, target, random.Random(1))
+    until_it_happens(core)
     core.run_for(100 * MILLISECOND)
-    assert core.nemesis.counts["transfer"] == 1
     assert leader_of(core).leads_in == term + 2
 
 

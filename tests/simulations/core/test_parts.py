@@ -1,7 +1,9 @@
 """What a core run is made of: clocks, links, the stand-in state, and how its speed is measured."""
 
 import random
+from functools import partial
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -9,7 +11,7 @@ from keycluster.cluster.raft.messages import COMMAND, Entry, Membership, Snapsho
 from keycluster.cluster.types import SECOND, ClusterTime, LogIndex, NodeId, Term
 from keycluster.simulations.core.machine import Machine
 from keycluster.simulations.core.member import Disk, DurableLog
-from keycluster.simulations.core.network import Network
+from keycluster.simulations.core.network import Effect, Network, Weather
 from keycluster.simulations.core.run import SUPPORTED
 from keycluster.simulations.core.shape import draw_shape, drawn
 from keycluster.simulations.core.speed import measure, where_time_goes
@@ -17,6 +19,7 @@ from keycluster.simulations.core.state import ANYTHING, AppliedState, encode_cha
 from keycluster.simulations.runs import RunSpec, Simulator
 
 N1, N2, N3 = NodeId("n1"), NodeId("n2"), NodeId("n3")
+LINK = (N1, N2)
 RATES = st.integers(-90_000, 90_000)
 TIMES = st.integers(0, 10**14)
 
@@ -76,15 +79,74 @@ def test_links_clogged_twice_are_freed_twice() -> None:
 def test_weather_loses_repeats_and_delays() -> None:
     """Each by its own chance."""
     rng = random.Random(1)
-    assert Network(loss=1.0).delays(rng) == []
-    assert len(Network(duplicate=1.0).delays(rng)) == 2
-    slow = [Network(slow_chance=1.0, slow_ns_max=SECOND).delays(rng)[0] for _ in range(50)]
-    assert max(slow) > 100 * max(Network().delays(rng))
+    assert Network(loss=1.0).delays(rng, LINK, 0) == []
+    assert len(Network(duplicate=1.0).delays(rng, LINK, 0)) == 2
+    slow = [Network(slow_chance=1.0, slow_ns_max=SECOND).delays(rng, LINK, 0)[0] for _ in range(50)]
+    assert max(slow) > 100 * max(Network().delays(rng, LINK, 0))
     network = Network(loss=0.5, duplicate=0.5, slow_chance=0.5)
     network.begin_cut(1, [(N1, N2)])
     network.heal()
-    assert len(network.delays(rng)) == 1
+    assert len(network.delays(rng, LINK, 0)) == 1
     assert not network.cut
+
+
+WEATHER = {
+    Effect.LOST: Weather(loss=0.05),
+    Effect.DOUBLED: Weather(duplicate=0.05),
+    Effect.DELAYED: Weather(slow_chance=0.05, slow_ns_max=20_000_000),
+    Effect.OVERTAKEN: Weather(slow_chance=0.05, slow_ns_max=20_000_000),
+}
+
+
+@pytest.mark.parametrize("effect", WEATHER)
+def test_weather_tells_of_the_first_frame_that_feels_it(effect: Effect) -> None:
+    """Once, and not before: most frames feel nothing of it."""
+    network, rng, told = Network(), random.Random(1), list[int]()
+    network.begin_weather(1, WEATHER[effect], effect, lambda: told.append(1))
+    felt_at, last = None, 0
+    for number in range(500):
+        t = number * 300_000
+        delays = network.delays(rng, LINK, t)
+        felt = {
+            Effect.LOST: not delays,
+            Effect.DOUBLED: len(delays) == 2,
+            Effect.DELAYED: any(delay > 1_000_000 for delay in delays),
+            Effect.OVERTAKEN: any(t + delay < last for delay in delays),
+        }
+        last = max([last, *(t + delay for delay in delays if delay > 1_000_000)])
+        felt_at = number if felt[effect] and felt_at is None else felt_at
+        assert bool(told) is (felt_at is not None)
+    assert told == [1]
+    assert felt_at is not None
+    assert felt_at > 0
+
+
+def test_weather_that_is_hidden_or_over_tells_nothing() -> None:
+    """Of two losses the worse one counts; of one that has ended none."""
+    network, rng, told = Network(), random.Random(1), list[int]()
+    for number, loss in enumerate((0.1, 1.0)):
+        network.begin_weather(number, Weather(loss=loss), Effect.LOST, partial(told.append, number))
+    assert network.delays(rng, LINK, 0) == []
+    assert told == [1]
+    network.end_weather(1)
+    network.end_weather(0)
+    network.had(Effect.LOST)
+    assert told == [1]
+    assert network.loss == 0
+
+
+def test_cut_and_clog_tell_of_the_first_frame_that_they_stop() -> None:
+    """All that have that link, and nobody else; and none that has ended."""
+    network, told = Network(), list[str]()
+    for number, links in enumerate(([(N1, N2)], [(N1, N2), (N2, N1)], [(N2, N3)], [(N1, N2)])):
+        network.begin_cut(number, links, partial(told.append, f"cut {number}"))
+        network.begin_clog(number, links, partial(told.append, f"clog {number}"))
+    network.end_cut(3)
+    network.end_clog(3, (N1, N2))
+    for _ in range(2):
+        network.stopped((N1, N2))
+        network.held((N1, N2))
+    assert sorted(told) == ["clog 0", "clog 1", "cut 0", "cut 1"]
 
 
 def change(index: int, *, number: int, value: int, expected: int = ANYTHING) -> Entry:
