@@ -124,9 +124,13 @@ def _require_successor_ready(machine: Machine, receiver: NodeId) -> None:
 
 
 def _require_stored(machine: Machine, message: AppendReply) -> None:
-    """The entry that it means, not just any at that index; of a rejection the match is no acknowledgement."""
+    """The entry that it means, not just any at that index; of a rejection the match is no acknowledgement.
+
+    What was said in an earlier term, and waited until it was noted, may mean an entry that has been replaced since: for
+    who led then it is late news, as it is from a slow network.
+    """
     log, member = machine.disk.log, machine.member
-    if message.rejected is not None or message.match <= log.base or member is None:
+    if message.rejected is not None or message.match <= log.base or member is None or message.term < member.core.term:
         return
     meant = member.core._member.log.term(message.match)
     if meant is not None and not log.has(message.match, meant):

@@ -1,5 +1,6 @@
 """Rules that chance hardly ever turns into harm, each broken: of members, windows, caps, hand-overs and snapshots."""
 
+import msgspec
 import pytest
 
 from keycluster.cluster.raft import core as raft_core
@@ -9,6 +10,7 @@ from keycluster.cluster.raft.handover import HandOver
 from keycluster.cluster.raft.member import Member as RaftMember
 from keycluster.cluster.raft.messages import (
     AppendEntries,
+    AppendReply,
     Entry,
     EntryKind,
     Membership,
@@ -116,6 +118,18 @@ def test_candidate_that_is_no_voter_is_found(world: World, monkeypatch: pytest.M
     with pytest.raises(Found) as found:
         promises.require_kept(machine, [(N1, request)])
     assert found.value.checker == membership_checks.MEMBERSHIP
+
+
+def test_acknowledgement_of_what_is_not_on_disk_is_found(world: World) -> None:
+    """Of this term: what was said in an earlier one may be late news of an entry that has been replaced since."""
+    machine, member = follower_of(world)
+    reply = AppendReply(member.core.term, 1, member.core.last_index)
+    promises.require_kept(machine, [(N1, reply)])
+    machine.disk.log.held.pop()
+    with pytest.raises(Found) as found:
+        promises.require_kept(machine, [(N1, reply)])
+    assert found.value.checker == promises.PROMISES
+    promises.require_kept(machine, [(N1, msgspec.structs.replace(reply, term=Term(reply.term - 1)))])
 
 
 # Leaders
