@@ -23,7 +23,10 @@ class Acknowledgements:
         self._own = OwnRecord(node=core.node, term=core.term, last_index=core.last_index)
 
     def lead(self) -> None:
-        """This member became leader: its own log counts towards commitment from here on."""
+        """This member became leader: its own log counts towards commitment from here on.
+
+        Whatever it acknowledged in earlier terms has gone out, with the vote requests of this one or before them.
+        """
         self._own.acknowledges_in(self._core.term)
         self._sent.clear()
 

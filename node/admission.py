@@ -288,9 +288,19 @@ def _prepare(
 
 
 def _introducible(members: Iterable[MemberRecord]) -> list[MemberRecord]:
-    """Active members, voters first: one of them leads and will be the joiner's first caller."""
-    active = [member for member in members if member.state is MemberState.ACTIVE]
-    return sorted(active, key=lambda member: (member.role is not MemberRole.VOTER, member.node))
+    """Members that serve, voters first: one of them leads and will be the joiner's first caller.
+
+    At last those that are being removed: they may be all that still runs, and stay until the joiner votes.
+    """
+    serving = [member for member in members if member.state in (MemberState.ACTIVE, MemberState.REMOVING)]
+    return sorted(
+        serving,
+        key=lambda member: (
+            member.state is MemberState.REMOVING,
+            member.role is not MemberRole.VOTER,
+            member.node,
+        ),
+    )
 
 
 def _wraps(node: NodeId, wrap_key: bytes, secrets: NodeSecrets, entropy: Entropy) -> tuple[tuple[int, bytes], ...]:

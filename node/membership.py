@@ -5,10 +5,11 @@ membership follows the rows, one change at a time: a new node comes in as a lear
 up if it was admitted as one, and leaves when it is being removed. So a leader that dies half-way leaves nothing
 half-done: the next one looks at the same rows.
 
-The leader never takes itself out: it hands over first (rule L8), and the next one does it.
+The leader never takes itself out: it hands over first (rule L8), and the next one does it. While there is nobody to
+hand over to, it goes on with the others, and lets newcomers vote.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence, Set
 from typing import Protocol
 
 import structlog
@@ -32,12 +33,13 @@ from keycluster.cluster.raft.messages import Membership
 from keycluster.cluster.replica import Replica
 from keycluster.cluster.seams import Clock
 from keycluster.cluster.store.state import StateView
-from keycluster.cluster.types import NodeId
-from keycluster.node.operations.admin import best_successor
+from keycluster.cluster.types import SECOND, Instant, NodeId
 from keycluster.node.peers import Peer
 
 LOOK_AGAIN_S = 0.1
-CAUGHT_UP_ENTRIES = 64  # A learner this close to the commit index becomes a voter: it won't hold up the next commit.
+CAUGHT_UP_ENTRIES = 64  # Who is this close to the commit index won't hold up the next commit for long.
+VOTERS_TO_OUTLIVE_ONE = 3
+REMOVAL_LATE_NS = 5 * SECOND  # Leases run out and leadership is handed over in less: then an operator should know.
 
 log = structlog.get_logger(__name__)
 
@@ -107,6 +109,29 @@ class Pump(Protocol):
     def __call__(self) -> None: ...
 
 
+class LateRemovals:
+    """Removals were accepted, but may have to wait: an operator must hear of it, above all if a node was stolen."""
+
+    def __init__(self) -> None:
+        self._since: dict[NodeId, Instant] = {}
+        self.warning: str | None = None
+
+    def look(self, leaving: Set[NodeId], unready: Set[NodeId], now: Instant) -> None:
+        """`leaving`: members yet; `unready`: members that stay, and don't answer or are far behind."""
+        self._since = {node: self._since.get(node, now) for node in sorted(leaving)}
+        late = [node for node, since in self._since.items() if now - since >= REMOVAL_LATE_NS]
+        warning = None
+        if late:
+            others = f"{', '.join(sorted(unready))} answers and has caught up, or " if unready else ""
+            warning = (
+                f"to be removed and members still: {', '.join(late)}. They stay until {others}newcomers vote in their "
+                "place (keycluster token, keycluster join): with too few voters that answer the region would stop"
+            )
+        if warning is not None and warning != self.warning:
+            log.warning("removals wait", nodes=late, unready=sorted(unready))
+        self.warning = warning
+
+
 class MembershipActor:
     """Runs at every node, acts at the leader."""
 
@@ -116,12 +141,18 @@ class MembershipActor:
         self._view = view
         self._clock = clock
         self._pump = pump
+        self._late = LateRemovals()
+
+    def warning(self) -> str | None:
+        """For the operator: which removals wait, and for what. Known where the leader is."""
+        return self._late.warning if self._replica.core.leader == self._node else None
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         task_status.started()
         while True:
             await trio.sleep(LOOK_AGAIN_S)
             if self._replica.core.leader != self._node:
+                self._late = LateRemovals()
                 continue
             try:
                 self._next_change()
@@ -139,62 +170,97 @@ class MembershipActor:
         rows = {member.node: member for member in load_members(self._view)}
         if not rows.keys() >= set(membership.members):
             return  # What made them members is committed, but not applied yet.
-        leaving = sorted(node for node in membership.members if rows[node].state is MemberState.REMOVING)
-        if self._node in leaving:
-            self._hand_over(leaving)
-            return
         now = self._clock.now()
-        heard = {self._node, *members_heard_lately(core, now)}
-        target = next_membership(membership, rows, caught_up=self._caught_up(), heard=heard)
-        if target is not None:
-            log.info("membership changes", voters=target.voters, learners=target.learners)
-            self._replica.propose_membership(target, now)
+        leaving = frozenset(node for node, row in rows.items() if row.state in LEAVING)
+        heard = frozenset([self._node, *members_heard_lately(core, now)])
+        caught_up = frozenset([self._node, *self._caught_up()])
+        self._late.look(leaving & set(membership.members), set(membership.members) - leaving - (heard & caught_up), now)
+        if self._node not in leaving or not self._hand_over(heard & caught_up - leaving, now):
+            target = next_membership(membership, rows, leader=self._node, caught_up=caught_up, heard=heard)
+            if target is not None:
+                log.info("membership changes", voters=target.voters, learners=target.learners)
+                self._replica.propose_membership(target, now)
 
-    def _caught_up(self) -> frozenset[NodeId]:
+    def _caught_up(self) -> list[NodeId]:
         core = self._replica.core
         near = core.commit_index - CAUGHT_UP_ENTRIES
-        return frozenset(node for node, progress in core.progress.items() if progress.match >= max(near, 1))
+        return [node for node, progress in core.progress.items() if progress.match >= max(near, 1)]
 
-    def _hand_over(self, leaving: Collection[NodeId]) -> None:
-        now = self._clock.now()
-        successor = best_successor(self._replica, now, leaving=leaving)
-        if successor is not None and not self._replica.core.is_handing_over:
-            self._replica.transfer_leadership(successor, now)
+    def _hand_over(self, fit: Set[NodeId], now: Instant) -> bool:
+        """Whether leadership is on its way to one of `fit`; not if none of them votes."""
+        core = self._replica.core
+        successors = [(core.progress[node].match, node) for node in fit if core.membership.is_voter(node)]
+        if not core.is_handing_over and successors:
+            self._replica.transfer_leadership(max(successors)[1], now)
+        return core.is_handing_over
 
 
 def next_membership(
     membership: Membership,
     rows: Mapping[NodeId, MemberRecord],
     *,
-    caught_up: Collection[NodeId],
-    heard: Collection[NodeId],
+    leader: NodeId,
+    caught_up: Set[NodeId],
+    heard: Set[NodeId],
 ) -> Membership | None:
     """The next single step from `membership`, which is not joint, to what the rows ask for; None when there is none.
 
-    Removals come first, voters before learners (Raft takes out both in two steps only), then a new learner, then one
-    promotion. The last voter never leaves: the region would end.
+    Removals come first, where they can be, voters before learners (Raft takes out both in two steps only), then a new
+    learner, then one promotion. The leader stays: it hands over to somebody first.
 
-    `heard`: who answers now. Voters change only to such of whom a majority does: a change counts from when it is in
-    the log, so one whose voters are silent would stop the region until they are back, for ever if they never are.
+    `heard`: who answers now, and `caught_up`: whose log is as long as the leader's, or nearly. A step to other voters
+    is taken only if a majority of them is both. It counts from when it is in the log: voters of whom too many are
+    silent would stop the region until they are back, for ever if they never are; and one that came back far behind
+    stops it until it has caught up.
     """
     voters, learners = set(membership.voters), set(membership.learners)
     leaving = {node for node, row in rows.items() if row.state in LEAVING}
-    staying = _membership(voters - leaving, learners)
-    if leaving & voters and staying.voters and staying.has_quorum(heard):
+    ready = heard & caught_up
+    promoted = _promoted(membership, rows, leaving, ready)
+    newcomers = {node for node in learners - leaving if rows[node].wanted is MemberRole.VOTER} & (heard - caught_up)
+    staying = _without_leaving(
+        membership, leaving, leader=leader, ready=ready, is_growing=promoted is not None or bool(newcomers)
+    )
+    if staying is not None:
         return staying
     if leaving & learners:
         return _membership(voters, learners - leaving)
     joining = sorted(rows.keys() - leaving - voters - learners)
-    if joining:
-        return _membership(voters, learners | {joining[0]})
-    azs = {node: rows[node].az for node in sorted(voters)}
-    for node in sorted(learners & set(caught_up)):
-        promoted = _membership(voters | {node}, learners - {node})
+    return _membership(voters, learners | {joining[0]}) if joining else promoted
+
+
+def _without_leaving(
+    membership: Membership, leaving: Set[NodeId], *, leader: NodeId, ready: Set[NodeId], is_growing: bool
+) -> Membership | None:
+    """Without as many of the leaving voters as can go: first those that don't answer or lag, for they are no help.
+
+    Never without all of them: the region would end. And where newcomers are about to vote, who is of use stays until
+    they do, if there would be too few voters to outlive the loss of one.
+    """
+    voters = set(membership.voters)
+    going = sorted((leaving & voters) - {leader}, key=lambda node: (node in ready, node))
+    if not voters - leaving:
+        return None
+    for count in range(len(going), 0, -1):
+        rest = _membership(voters.difference(going[:count]), membership.learners)
+        waits = is_growing and going[count - 1] in ready and len(rest.voters) < VOTERS_TO_OUTLIVE_ONE
+        if rest.has_quorum(ready) and not waits:
+            return rest
+    return None
+
+
+def _promoted(
+    membership: Membership, rows: Mapping[NodeId, MemberRecord], leaving: Set[NodeId], ready: Set[NodeId]
+) -> Membership | None:
+    """With one voter more, if one has caught up that shall vote, and may in its AZ."""
+    azs = {node: rows[node].az for node in membership.voters}
+    for node in sorted(set(membership.learners) & ready - leaving):
+        promoted = _membership({*membership.voters, node}, {*membership.learners} - {node})
         is_wanted = rows[node].wanted is MemberRole.VOTER and placement_allows(azs, {node: rows[node].az})
-        if is_wanted and promoted.has_quorum(heard):
+        if is_wanted and promoted.has_quorum(ready):
             return promoted
     return None
 
 
-def _membership(voters: set[NodeId], learners: set[NodeId]) -> Membership:
+def _membership(voters: Collection[NodeId], learners: Collection[NodeId]) -> Membership:
     return Membership(voters=tuple(sorted(voters)), learners=tuple(sorted(learners)))

@@ -127,6 +127,9 @@ class Node:
             send=self.peers.send,
             pump=self.driver.pump,
         )
+        self.membership = MembershipActor(
+            node=config.node, replica=self.replica, view=view, clock=world.clock, pump=self.driver.pump
+        )
         self.peers.connect_to(self)
         self.room = Room(
             region=config.region, node=config.node, keyring=keyring, entropy=world.entropy, consensus=self.proposals
@@ -230,19 +233,12 @@ class Node:
         log.info("node has stopped", node=self.config.node)
 
     def _actors(self) -> list[ActorSpec]:
-        membership = MembershipActor(
-            node=self.config.node,
-            replica=self.replica,
-            view=self.stores.state.view,
-            clock=self.world.clock,
-            pump=self.driver.pump,
-        )
         moving = Moving(self.config, consensus=self.proposals, connected=self.peers.connected, send=self.peers.send)
         return [
             ActorSpec("raft", self.driver.run, OnFailure.STOP_NODE),
             ActorSpec("proposals", self.proposals.run, OnFailure.STOP_NODE),
             ActorSpec("peers", self.peers.run, OnFailure.STOP_NODE),
-            ActorSpec("membership", membership.run, OnFailure.RESTART),
+            ActorSpec("membership", self.membership.run, OnFailure.RESTART),
             ActorSpec("moving", moving.run, OnFailure.RESTART),
             ActorSpec("maintenance", Maintenance(self.room).run, OnFailure.RESTART),
             ActorSpec("native door", self._serve_native, OnFailure.STOP_NODE),
@@ -321,6 +317,9 @@ class Node:
                 "the region's time went over an hour ahead of how long it ran: no key is deleted before it has run for "
                 f"{hours:.1f} hours more, or an operator has looked at the clocks (keycluster confirm-time)"
             )
+        removals_wait = self.membership.warning()
+        if removals_wait is not None:
+            warnings.append(removals_wait)
         return tuple(warnings)
 
 

@@ -4,7 +4,7 @@ Those that change the region's state are commands like any other; a hand-over is
 trace in the log.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import msgspec
@@ -149,10 +149,10 @@ class AdminHandlers:
         return outcome.ok or b""
 
 
-def best_successor(replica: Replica, now: Instant, *, leaving: Collection[NodeId] = ()) -> NodeId | None:
-    """The other voter, heard of a moment ago and staying, whose log is the longest; None if there is none."""
+def best_successor(replica: Replica, now: Instant) -> NodeId | None:
+    """The other voter, heard of a moment ago, whose log is the longest; None if there is none."""
     core = replica.core
-    fit = [(core.progress[node].match, node) for node in voters_heard_lately(core, now) if node not in leaving]
+    fit = [(core.progress[node].match, node) for node in voters_heard_lately(core, now)]
     return max(fit, default=(0, None))[1]
 
 

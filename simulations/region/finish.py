@@ -177,9 +177,11 @@ def _unsettled(region: SimRegion) -> str:
             wrong.append(f"{name} doesn't serve")
     wrong += [f"{node.name} was removed and runs on" for node in region.up() if node.name not in rows]
     membership = region.membership()
-    everybody = rows.keys()
-    if membership is not None and next_membership(membership, rows, caught_up=everybody, heard=everybody) is not None:
-        wrong.append("members are still to change")
+    leader = region.leader()
+    if membership is not None and leader is not None:
+        everybody = rows.keys()
+        if next_membership(membership, rows, leader=leader.name, caught_up=everybody, heard=everybody) is not None:
+            wrong.append("members are still to change")
     return ", ".join(wrong) if rows else "nobody knows any members"
 
 
