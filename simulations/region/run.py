@@ -28,6 +28,7 @@ from keycluster.simulations.region.finish import demand_liveness, make_peace
 from keycluster.simulations.region.lag_faults import LAG_STRIKES
 from keycluster.simulations.region.leap_faults import LEAP_STRIKES
 from keycluster.simulations.region.loss_faults import LOSS_STRIKES
+from keycluster.simulations.region.lost_rows import LOST_ROW_STRIKES
 from keycluster.simulations.region.member_faults import MEMBER_STRIKES
 from keycluster.simulations.region.nemesis import Nemesis, Strike
 from keycluster.simulations.region.network_faults import NETWORK_STRIKES
@@ -47,6 +48,7 @@ STRIKES: Final[dict[FaultKind, Strike]] = {
     **CLIENT_STRIKES,
     **MEMBER_STRIKES,
     **LOSS_STRIKES,
+    **LOST_ROW_STRIKES,
     **LAG_STRIKES,
     **LEAP_STRIKES,
 }
