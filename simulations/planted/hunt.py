@@ -38,6 +38,7 @@ class Found:
 
     @property
     def as_expected(self) -> bool:
+        """By a checker that the patch names: what another one finds may be a consequence that nobody thought of."""
         return self.seed is not None and self.checker in self.bug.checkers
 
     def to_json(self) -> dict[str, Any]:
@@ -45,6 +46,7 @@ class Found:
             "bug": self.bug.name,
             "simulator": self.bug.simulator.value,
             "found": self.seed is not None,
+            "as_expected": self.as_expected,
             "seed": self.seed,
             "seeds": self.seeds,
             "checker": self.checker,
