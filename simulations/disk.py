@@ -49,6 +49,7 @@ class DiskGone(OSError):
 class DiskCounts:
     """What happened to a disk so far."""
 
+    works: int = 0  # That `run` was asked for.
     writes: int = 0
     syncs: int = 0
     crashes: int = 0
@@ -113,6 +114,7 @@ class CrashDisk:
         """
         await trio.lowlevel.checkpoint_if_cancelled()
         epoch = self.epoch
+        self.counts.works += 1
         with trio.CancelScope(shield=True):
             await trio.sleep(self.delay_s)
             while self._resumed is not None and self.epoch == epoch:

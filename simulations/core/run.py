@@ -26,7 +26,7 @@ from keycluster.simulations.core.peace import Peace
 from keycluster.simulations.core.rollback import WITNESS
 from keycluster.simulations.core.served import ServedWorld
 from keycluster.simulations.core.shape import Shape, draw_shape, drawn
-from keycluster.simulations.faults import FaultKind
+from keycluster.simulations.faults import DiskEffect, FaultKind
 from keycluster.simulations.runs import Failure, RunSpec, SeedReport
 from keycluster.simulations.trace import Trace, What
 
@@ -55,6 +55,7 @@ def run(spec: RunSpec, *, trace: Trace | None = None) -> SeedReport:
         wall_s=time.perf_counter() - begun,
         events=core.steps,
         faults=core.nemesis.counts,
+        effects=+Counter({DiskEffect.LOST.value: core.storage.writes_lost}),
         drawn=drawn(spec, shape),
         operations=core.callers.history.counts(),
         marks=Counter({mark.name: mark.count for mark in marks.all_marks() if mark.count}),

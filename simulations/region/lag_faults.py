@@ -36,7 +36,6 @@ def lag(nemesis: Nemesis, fault: Fault, rng: random.Random) -> str | None:
         if not nemesis.may_strike or (leader.lives, node.lives) != lives or not (leader.serves and node.serves):
             return False
         (_overtake if is_overtaken else _clog)(nemesis, fault, node)
-        nemesis.took_effect(fault)
         return True
 
     step = partial(miss_a_change, behind=Behind(node.name, leader.name, begin))
@@ -52,11 +51,11 @@ async def _watch(client: Callable[[], Awaitable[object]]) -> None:
 def _clog(nemesis: Nemesis, fault: Fault, node: SimNode) -> None:
     links = [(other, node.name) for other in _others(nemesis, node)]
     for link in links:
-        nemesis.attack.clog(link)
+        nemesis.attack.clog(fault.number, link, partial(nemesis.took_effect, fault))
 
     def end() -> None:
         for link in links:
-            nemesis.attack.unclog(link)
+            nemesis.attack.unclog(fault.number, link)
 
     nemesis.lasts(fault, end)
 
@@ -64,7 +63,7 @@ def _clog(nemesis: Nemesis, fault: Fault, node: SimNode) -> None:
 def _overtake(nemesis: Nemesis, fault: Fault, node: SimNode) -> None:
     names = _others(nemesis, node)
     links = [link for other in names for link in ((other, node.name), (node.name, other))]
-    nemesis.attack.cut(links)
+    nemesis.attack.cut(fault.number, links, partial(nemesis.took_effect, fault))
     for other in names:
         nemesis.attack.links.reset(node.name, other)
     running = [other.running for other in nemesis.region.up() if other is not node and other.running is not None]
@@ -72,7 +71,7 @@ def _overtake(nemesis: Nemesis, fault: Fault, node: SimNode) -> None:
         one.driver.retention = NO_LOG_KEPT
 
     def end() -> None:
-        nemesis.attack.heal(links)
+        nemesis.attack.heal(fault.number)
         for one in running:
             one.driver.retention = nemesis.region.retention
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TypeVarTuple, Unpack
 
 from keycluster.cluster.types import MILLISECOND
-from keycluster.simulations.region.pipes import RETRANSMISSION_NS, Connection, Pipe
+from keycluster.simulations.region.pipes import RETRANSMISSION_NS, Connection, Effect, Pipe
 from keycluster.simulations.region.wire import Wire
 
 Args = TypeVarTuple("Args")
@@ -58,7 +58,7 @@ class Link:
     source: str
     target: str
     rng: random.Random
-    counts: Counter[str]
+    links: "Links" = field(repr=False)
     back: "Link" = field(init=False, repr=False)
     """The other direction."""
     latency_ns: int = LATENCY_FAR_NS[0]
@@ -74,6 +74,8 @@ class Link:
     """Since when, if it is."""
     held: dict[Pipe, None] = field(default_factory=dict)
     """What waits for the clog to end."""
+    held_back: bool = False
+    """Whether the newest segment was, so that others may overtake it."""
 
     def delay_ns(self) -> int:
         """How long the next segment takes."""
@@ -83,20 +85,31 @@ class Link:
         return delay + self._bad_weather_ns(self.weather)
 
     def _bad_weather_ns(self, weather: Weather) -> int:
-        rng, extra = self.rng, 0
+        rng, extra, self.held_back = self.rng, 0, False
         if weather.loss and rng.random() < weather.loss:
             times = 1
             while times < LOST_AT_ONCE_MAX and rng.random() < weather.loss:
                 times += 1
-            self.counts["lost"] += times
+            self.links.tell(Effect.LOST, self, times)
             extra += RETRANSMISSION_NS * (2**times - 1)
         if weather.delay and rng.random() < weather.delay:
-            self.counts["delayed"] += 1
+            self.links.tell(Effect.DELAYED, self)
             extra += int(rng.random() * weather.delay_ns_max)
         if weather.reorder and rng.random() < weather.reorder:
-            self.counts["reordered"] += 1
+            self.links.tell(Effect.REORDERED, self)
+            self.held_back = True
             extra += int(rng.random() * weather.reorder_ns_max)
         return extra
+
+    def sent(self, stream: Pipe, at_ns: int) -> None:
+        """A segment with the newest delay will arrive then."""
+        if self.weather is not FAIR:
+            self.links.sent(self, stream, at_ns)
+
+    @property
+    def blocked_by(self) -> Effect:
+        """If it is blocked."""
+        return Effect.CLOGGED if self.clogged and not self.cut else Effect.CUT
 
     def update(self, now_ns: int) -> bool:
         """Sets `blocked` anew; returns whether it has become so."""
@@ -109,7 +122,7 @@ class Link:
 
 
 class Links:
-    """All links of a simulation. `counts` tells what had an effect: segments lost, delayed, cut, clogged, and so on."""
+    """All links of a simulation. `counts` tells what had an effect."""
 
     def __init__(self, wire: Wire, rng: random.Random) -> None:
         self.wire = wire
@@ -117,6 +130,12 @@ class Links:
         self.counts: Counter[str] = Counter()
         self.tap: Callable[[str, str, bytes], object] | None = None
         """Called with sender, receiver and bytes for all that is sent, whether it arrives or not."""
+        self.felt: Callable[[Effect, Link], object] = _no_matter
+        """Called when there is such an effect on a link, or still is."""
+        self._late: tuple[Pipe | None, int] = (
+            None,
+            0,
+        )  # Of segments held back, the stream and the arrival of the last.
         self._links: dict[tuple[str, str], Link] = {}
         self._groups: dict[str, str] = {}
         self._weather = FAIR
@@ -177,7 +196,7 @@ class Links:
         """Breaks all connections between two names, as a firewall does that forgot them. Returns how many."""
         connections = list(self._between(one, other))
         for connection in connections:
-            self.counts["reset"] += 1
+            self.counts[Effect.RESET] += 1
             connection.reset()
         return len(connections)
 
@@ -201,6 +220,19 @@ class Links:
             del self._down[name]
             self._set_down(name)
 
+    def tell(self, effect: Effect, link: Link, times: int = 1) -> None:
+        """It has happened."""
+        self.counts[effect] += times
+        self.felt(effect, link)
+
+    def sent(self, link: Link, stream: Pipe, at_ns: int) -> None:
+        """In bad weather; it will arrive then."""
+        late_stream, late_ns = self._late
+        if at_ns < late_ns and stream is not late_stream:
+            self.tell(Effect.OVERTAKEN, link)
+        elif at_ns > late_ns and link.held_back:
+            self._late = stream, at_ns
+
     # What streams ask for.
 
     def link(self, source: str, target: str) -> Link:
@@ -222,7 +254,7 @@ class Links:
             if not wanted():
                 return
             if link.blocked:
-                self.counts["clogged" if link.clogged else "cut"] += 1
+                self.tell(link.blocked_by, link)
                 self.wire.after(next_retry_ns, arrive, 2 * next_retry_ns)
             else:
                 callback(*args)
@@ -242,8 +274,7 @@ class Links:
 
     def _new_link(self, source: str, target: str) -> Link:
         pair = [
-            Link(a, b, random.Random(self.rng.getrandbits(64)), self.counts)
-            for a, b in ((source, target), (target, source))
+            Link(a, b, random.Random(self.rng.getrandbits(64)), self) for a, b in ((source, target), (target, source))
         ]
         pair[0].back, pair[1].back = pair[1], pair[0]
         for link in pair:
@@ -270,3 +301,7 @@ class Links:
         if link.update(self.wire.now_ns):
             for connection in self._between(link.source, link.target):
                 connection.round_trip_blocked()
+
+
+def _no_matter(_effect: Effect, _link: Link) -> None:
+    pass

@@ -104,8 +104,10 @@ async def _roll_back(nemesis: Nemesis, fault: Fault, node: SimNode, rng: random.
     seal = node.config.seal.path
     if seal is not None:  # It isn't on the disk that is put back, and may have been away when that was copied.
         copy[seal] = node.disk.files()[seal]
+    is_older = copy != node.disk.files()
     node.disk.fill(copy)
-    nemesis.took_effect(fault)
+    if is_older:
+        nemesis.took_effect(fault)
     nemesis.note("rolled-back", node.name)
     node.excuses.add(Excuse.OLD_DISK)
     await _until_clear(nemesis, node, fault.for_ns)

@@ -1,8 +1,9 @@
 """Carries out a schedule of faults on a region (`simulations/faults.py`).
 
 A fault decides whom it hits when its time comes, by its own random numbers. One that can't hit anybody then (nobody is
-up, the region is too small) has no effect: it is neither counted nor traced. Some faults take effect later, or never:
-those are traced when they are set up, and counted when it has come to something (`SPRINGS_LATER`).
+up, the region is too small) has no effect: it is neither counted nor traced. Most faults take effect later, or never:
+those are traced when they are set up, and counted, once, when it has come to something: a segment was lost, a write
+refused, a log cut, a change of members answered.
 
 What a region can't survive is not done to it: no more disks lose data at a time than a quorum can spare (TigerBeetle
 calls this a fault atlas). A disk loses data by bit rot and by being rolled back. Then its node must not be needed: all
@@ -13,12 +14,11 @@ Either it refuses to go on and is replaced, or it was nothing that mattered.
 """
 
 import random
-from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
 import trio
 
-from keycluster.simulations.faults import Fault, FaultKind
+from keycluster.simulations.faults import Effective, Fault, FaultKind
 from keycluster.simulations.region.attack import Attack
 from keycluster.simulations.region.clients import SimClient
 from keycluster.simulations.region.node import SimNode
@@ -29,25 +29,19 @@ from keycluster.simulations.workload.turns import Step
 Strike = Callable[["Nemesis", Fault, random.Random], str | None]
 """Does it, and says what was done to whom; None: nothing."""
 
-SPRINGS_LATER = frozenset(
+AT_ONCE = frozenset(
     {
-        FaultKind.CRASH_AT_STEP,
-        FaultKind.CRASH_AT_WRITE,
-        FaultKind.PAUSE_BEFORE_OUTPUT,
-        FaultKind.LAG,
-        FaultKind.WALL_LEAP,
-        FaultKind.DISK_ERROR,
-        FaultKind.RESTART,
-        FaultKind.UPGRADE,
-        FaultKind.BIT_ROT,
-        FaultKind.ROLLED_BACK,
-        FaultKind.ADD_VOTER,
-        FaultKind.ADD_LEARNER,
-        FaultKind.REMOVE,
-        FaultKind.TRANSFER,
+        FaultKind.RESET,
+        FaultKind.CRASH,
+        FaultKind.CRASH_ALL,
+        FaultKind.SEALED_RESTART,
+        FaultKind.PAUSE,
+        FaultKind.WALL_JUMP,
+        FaultKind.CLIENT_CRASH,
+        FaultKind.CLIENT_PAUSE,
     }
 )
-"""These call `took_effect` themselves."""
+"""Done when their strikes return. All others call `took_effect` themselves."""
 
 LEADER_CHANCE = 0.5  # Faults seek the leader: half of them hit it.
 
@@ -58,7 +52,8 @@ class Nemesis:
     def __init__(self, region: SimRegion, *, strikes: Mapping[FaultKind, Strike], trace: Trace) -> None:
         self.region = region
         self.wire = region.wire
-        self.counts: Counter[str] = Counter()
+        self._effective = Effective()
+        self.counts = self._effective.counts
         """Faults that had an effect, by kind."""
         self.clients: list[str] = []
         """Names on the network that may find themselves on either side of a cut."""
@@ -102,7 +97,7 @@ class Nemesis:
             return
         done = strike(self, fault, fault.rng())
         if done is not None:
-            if fault.kind not in SPRINGS_LATER:
+            if fault.kind in AT_ONCE:
                 self.took_effect(fault)
             self._trace.note(self.wire.now_ns, "nemesis", What.FAULT, fault.kind.value, done, fault.for_ns)
 
@@ -121,7 +116,8 @@ class Nemesis:
     # For strikes
 
     def took_effect(self, fault: Fault) -> None:
-        self.counts[fault.kind.value] += 1
+        """Counts it, once."""
+        self._effective.add(fault)
 
     def arm(self, fault: Fault, disarm: Callable[[], None]) -> None:
         """A trap is set. `disarm` is called if it hasn't sprung when there shall be peace or calm."""

@@ -12,6 +12,7 @@ from keycluster.simulations.faults import Fault, FaultKind
 from keycluster.simulations.region.attack import LinkName
 from keycluster.simulations.region.links import FAIR, Weather
 from keycluster.simulations.region.nemesis import Nemesis, Strike, names
+from keycluster.simulations.region.pipes import Effect
 from keycluster.simulations.sides import draw_sides, links_between
 
 LOSS_MAX = 0.3
@@ -25,18 +26,19 @@ AZ_CRASH_CHANCE = 0.5
 
 
 def loss(nemesis: Nemesis, fault: Fault, rng: random.Random) -> str | None:
-    return _weather(nemesis, fault, replace(FAIR, loss=fault.strength * LOSS_MAX))
+    return _weather(nemesis, fault, replace(FAIR, loss=fault.strength * LOSS_MAX), Effect.LOST)
 
 
 def delay(nemesis: Nemesis, fault: Fault, rng: random.Random) -> str | None:
     longest = rng.randint(10 * MILLISECOND, DELAY_NS_MAX)
-    return _weather(nemesis, fault, replace(FAIR, delay=fault.strength * DELAYED_MAX, delay_ns_max=longest))
+    weather = replace(FAIR, delay=fault.strength * DELAYED_MAX, delay_ns_max=longest)
+    return _weather(nemesis, fault, weather, Effect.DELAYED)
 
 
 def reorder(nemesis: Nemesis, fault: Fault, rng: random.Random) -> str | None:
     longest = rng.randint(MILLISECOND, REORDER_NS_MAX)
     weather = Weather(reorder=fault.strength * REORDERED_MAX, reorder_ns_max=longest, pieces=rng.uniform(0, PIECES_MAX))
-    return _weather(nemesis, fault, weather)
+    return _weather(nemesis, fault, weather, Effect.OVERTAKEN)
 
 
 def reset(nemesis: Nemesis, fault: Fault, rng: random.Random) -> str | None:
@@ -82,12 +84,12 @@ def clog(nemesis: Nemesis, fault: Fault, rng: random.Random) -> str | None:
     def stop(link: LinkName) -> None:
         if not ended:
             clogged.add(link)
-            attack.clog(link)
+            attack.clog(fault.number, link, partial(nemesis.took_effect, fault))
 
     def go_on(link: LinkName) -> None:
         if link in clogged:
             clogged.discard(link)
-            attack.unclog(link)
+            attack.unclog(fault.number, link)
 
     def end() -> None:
         nonlocal ended
@@ -112,6 +114,7 @@ def az_loss(nemesis: Nemesis, fault: Fault, rng: random.Random) -> str | None:
     az = rng.choice(azs)
     inside = [node for node in up if node.config.az == az]
     if rng.random() < AZ_CRASH_CHANCE:
+        nemesis.took_effect(fault)
         for node in inside:
             node.crash()
             nemesis.start_after(node, fault.for_ns)
@@ -122,8 +125,8 @@ def az_loss(nemesis: Nemesis, fault: Fault, rng: random.Random) -> str | None:
     return _cut(nemesis, fault, links, f"{az}: {names(inside)} | the rest")
 
 
-def _weather(nemesis: Nemesis, fault: Fault, weather: Weather) -> str:
-    nemesis.attack.begin_weather(fault.number, weather)
+def _weather(nemesis: Nemesis, fault: Fault, weather: Weather, effect: Effect) -> str:
+    nemesis.attack.begin_weather(fault.number, weather, effect, partial(nemesis.took_effect, fault))
     nemesis.lasts(fault, partial(nemesis.attack.end_weather, fault.number))
     return f"{fault.strength:.2f}"
 
@@ -131,8 +134,8 @@ def _weather(nemesis: Nemesis, fault: Fault, weather: Weather) -> str:
 def _cut(nemesis: Nemesis, fault: Fault, links: list[LinkName], what: str) -> str | None:
     if not links:
         return None
-    nemesis.attack.cut(links)
-    nemesis.lasts(fault, partial(nemesis.attack.heal, links))
+    nemesis.attack.cut(fault.number, links, partial(nemesis.took_effect, fault))
+    nemesis.lasts(fault, partial(nemesis.attack.heal, fault.number))
     return what
 
 

@@ -5,13 +5,13 @@ from collections.abc import Callable
 from functools import partial
 
 from keycluster.cluster.cluster_time import OBSERVATION_NS_MAX
-from keycluster.cluster.types import SECOND
+from keycluster.cluster.types import SECOND, LogIndex
 from keycluster.node.peer_link import SPOKEN, PeerVersions
 from keycluster.node.raft_driver import LogRetention
 from keycluster.simulations.faults import Fault, FaultKind
 from keycluster.simulations.region.clock import DRIFT_PPM_MAX
 from keycluster.simulations.region.nemesis import Nemesis, Strike, names
-from keycluster.simulations.region.node import Excuse, SimNode
+from keycluster.simulations.region.node import Excuse, SimNode, WatchedNode
 
 STEPS_MAX = 600  # Of a process within which it crashes or stops: half a second's work.
 WRITES_MAX = 60  # Operations of a disk within which its machine crashes: some ten commits.
@@ -68,8 +68,8 @@ def restart(nemesis: Nemesis, fault: Fault, rng: random.Random) -> str | None:
         return None
 
     async def restart_it() -> None:
-        await stop_and_start(nemesis, node, fault.for_ns)
-        nemesis.took_effect(fault)
+        if await stop_and_start(nemesis, node, fault.for_ns):
+            nemesis.took_effect(fault)
 
     nemesis.in_background(restart_it)
     return node.name
@@ -105,13 +105,10 @@ def upgrade(nemesis: Nemesis, fault: Fault, rng: random.Random) -> str | None:
     versions = NEXT_VERSIONS if nodes[0].versions == SPOKEN else SPOKEN
 
     async def roll() -> None:
-        restarted = 0
         for node in nodes:
             if nemesis.may_strike and node.running is not None:
                 node.versions = versions
-                await stop_and_start(nemesis, node, fault.for_ns)
-                restarted += 1
-                if restarted == 1:
+                if await stop_and_start(nemesis, node, fault.for_ns):
                     nemesis.took_effect(fault)  # From now on two versions talk to each other.
 
     nemesis.in_background(roll)
@@ -126,8 +123,11 @@ def drift(nemesis: Nemesis, fault: Fault, rng: random.Random) -> str | None:
     """Often to the edges of the bound, where a lease's reckoning has no room."""
     nodes = nemesis.victims(rng, fault.strength)
     for node in nodes:
+        before = node.clock.ppm
         edge = rng.choice((-DRIFT_PPM_MAX, DRIFT_PPM_MAX))
         node.clock.set_rate(rng.choice((edge, edge, rng.randint(-DRIFT_PPM_MAX, DRIFT_PPM_MAX))))
+        if node.clock.ppm != before:
+            nemesis.took_effect(fault)
 
     def end() -> None:
         for node in nodes:
@@ -167,8 +167,11 @@ def disk_slow(nemesis: Nemesis, fault: Fault, rng: random.Random) -> str | None:
     delay_s = fault.strength * SLOW_S_MAX
     for node in nodes:
         node.slow_down(fault.number, delay_s)
+    works = [node.disk.counts.works for node in nodes]
 
     def end() -> None:
+        if [node.disk.counts.works for node in nodes] != works:
+            nemesis.took_effect(fault)
         for node in nodes:
             node.slow_down(fault.number, 0)
 
@@ -181,7 +184,14 @@ def disk_stall(nemesis: Nemesis, fault: Fault, rng: random.Random) -> str | None
     if node is None:
         return None
     node.disk.stall()
-    nemesis.lasts(fault, node.disk.resume)
+    stalls = node.disk.counts.stalls
+
+    def end() -> None:
+        if node.disk.counts.stalls > stalls:
+            nemesis.took_effect(fault)
+        node.disk.resume()
+
+    nemesis.lasts(fault, end)
     return node.name
 
 
@@ -190,9 +200,11 @@ def disk_full(nemesis: Nemesis, fault: Fault, rng: random.Random) -> str | None:
     if node is None or node.disk.bytes_max is not None:
         return None
     node.disk.bytes_max = node.disk.bytes_used() + rng.randint(0, FULL_BYTES_MAX)
-    refused = _excuse(node)
+    refused, full = _excuse(node), node.disk.counts.full
 
     def end() -> None:
+        if node.disk.counts.full > full:
+            nemesis.took_effect(fault)
         node.disk.bytes_max = None
         _excuse_no_more(node, refused)
         nemesis.region.start(node)
@@ -237,11 +249,16 @@ def _excuse_no_more(node: SimNode, refused: int | None) -> None:
 def compact(nemesis: Nemesis, fault: Fault, rng: random.Random) -> str | None:
     """With its next entry the node keeps no more of its log than the state needs; who lags gets a snapshot."""
     nodes = [node for node in nemesis.victims(rng, fault.strength) if node.running is not None]
+    began: list[tuple[WatchedNode, LogIndex]] = []
     for node in nodes:
         if node.running is not None:
             node.running.driver.retention = NO_LOG_KEPT
+            began.append((node.running, node.running.stores.log.first_index))
 
     def end() -> None:
+        running = {node.running for node in nodes}
+        if any(one in running and one.stores.log.first_index > first for one, first in began):
+            nemesis.took_effect(fault)
         for node in nodes:
             if node.running is not None:
                 node.running.driver.retention = node.retention
@@ -250,8 +267,8 @@ def compact(nemesis: Nemesis, fault: Fault, rng: random.Random) -> str | None:
     return names(nodes) or None
 
 
-async def stop_and_start(nemesis: Nemesis, node: SimNode, down_ns: int) -> None:
-    """As a supervisor restarts it: told to stop, killed if it doesn't, started after a while."""
+async def stop_and_start(nemesis: Nemesis, node: SimNode, down_ns: int) -> bool:
+    """As a supervisor restarts it: told to stop, killed if it doesn't, started after a while. Whether it ran."""
     node.stop()
     life = node.life
     deadline_ns = nemesis.wire.now_ns + round(STOP_S_MAX * SECOND)
@@ -259,6 +276,7 @@ async def stop_and_start(nemesis: Nemesis, node: SimNode, down_ns: int) -> None:
         nemesis.wire.at(deadline_ns, node.kill_life, life)
         await life.gone.wait()
     nemesis.start_after(node, down_ns)
+    return life is not None
 
 
 def _crash(nemesis: Nemesis, fault: Fault, node: SimNode | None) -> str | None:

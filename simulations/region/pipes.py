@@ -4,6 +4,7 @@ In fair weather a send costs one entry of the wire's heap and no task.
 """
 
 from collections import deque
+from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from keycluster.cluster.types import MILLISECOND, SECOND
@@ -25,6 +26,20 @@ KEEPALIVE_INTERVAL_NS = 1 * SECOND
 PIECE_NS_MAX = 2 * MILLISECOND
 
 _END = b""
+
+
+class Effect(StrEnum):
+    """What can happen to segments and connections."""
+
+    LOST = "lost"
+    DELAYED = "delayed"
+    REORDERED = "reordered"  # Held back, so that others may overtake it.
+    OVERTAKEN = "overtaken"  # That one, by a segment of another stream.
+    CUT = "cut"  # Stopped by a cut, or by the end of a machine.
+    CLOGGED = "clogged"
+    RESET = "reset"
+    TIMED_OUT = "timed out"
+    PIECES = "pieces"
 
 
 class Pipe:
@@ -104,6 +119,7 @@ class Pipe:
             self._flight.append((self._last_at, item))  # Nothing overtakes within a stream: it comes with the last.
             return
         self._last_at = at
+        self.link.sent(self, at)
         self._flight.append((at, item))
         self._wire.at(at, self._arrive)
 
@@ -132,6 +148,7 @@ class Pipe:
             else:
                 receiver.take(item)
         if self.back.blocked:
+            self._links.felt(self.back.blocked_by, self.back)
             self._await_acknowledgement()
 
     def _break_piece(self, item: bytes) -> bytes:
@@ -142,7 +159,7 @@ class Pipe:
         self._flight.appendleft((at, item[size:]))
         self._last_at = max(self._last_at, at)
         self._wire.at(at, self._arrive)
-        self._links.counts["pieces"] += 1
+        self._links.counts[Effect.PIECES] += 1
         return item[:size]
 
     def _find_nobody(self) -> None:
@@ -158,10 +175,8 @@ class Pipe:
     def _stall(self) -> None:
         self._stalled = True
         if self.link.clogged and not self.link.cut:
-            self._links.counts["clogged"] += 1
             self.link.held[self] = None
-        else:
-            self._links.counts["cut"] += 1
+        self._links.tell(self.link.blocked_by, self.link)
         self._await_acknowledgement()
 
     def _await_acknowledgement(self) -> None:
@@ -189,12 +204,14 @@ class Pipe:
                 self._unacked_since = None
                 self._retrying = False
                 return
+        else:
+            self._links.felt(self.link.blocked_by, self.link)  # By faults, too, that have begun since.
         self._backoff_ns = min(2 * self._backoff_ns, RETRANSMISSION_NS_MAX)
         self._wire.after(self._backoff_ns, self._retry)
 
     def _give_up(self, since: int) -> None:
         if self._unacked_since == since and not self._dropped:
-            self._links.counts["timed out"] += 1
+            self._links.counts[Effect.TIMED_OUT] += 1
             self.sender.break_off("the other side acknowledges nothing")
 
 
@@ -267,5 +284,5 @@ class Connection:
     def _give_up(self, end: SimStream, heard_ns: int) -> None:
         link = end.outgoing.link
         if not end.gone and (link.blocked or link.back.blocked) and self._heard_ns(end) == heard_ns:
-            self._links.counts["timed out"] += 1
+            self._links.counts[Effect.TIMED_OUT] += 1
             end.break_off("the other side gives no sign of life")

@@ -10,6 +10,7 @@ checks             what clients saw, and what is on the disks
 import random
 import time
 import traceback
+from collections import Counter
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
@@ -20,7 +21,7 @@ from keycluster.cluster.marks import all_marks, forget_hits
 from keycluster.node.raft_driver import DEFAULT_RETENTION, LogRetention
 from keycluster.simulations.checkers.check import check_all
 from keycluster.simulations.checkers.history import History, OutcomeKind
-from keycluster.simulations.faults import Fault, FaultKind, draw_schedule
+from keycluster.simulations.faults import DiskEffect, Fault, FaultKind, draw_schedule
 from keycluster.simulations.region.amid_change import draw_survivors
 from keycluster.simulations.region.client_faults import CLIENT_STRIKES
 from keycluster.simulations.region.deterministic import run_deterministically
@@ -133,6 +134,18 @@ def _draw(spec: RunSpec) -> _Drawn:
     )
 
 
+def _disk_effects(region: SimRegion) -> Counter[str]:
+    """Of all of its disks."""
+    counts = [node.disk.counts for node in region.nodes.values()]
+    return +Counter(
+        {
+            DiskEffect.LOST.value: sum(each.writes_lost for each in counts),
+            DiskEffect.TORN.value: sum(each.writes_torn for each in counts),
+            DiskEffect.REFUSED.value: sum(each.refused for each in counts),
+        }
+    )
+
+
 class _Run:
     """One run, inside `run_deterministically`; then judged."""
 
@@ -152,6 +165,7 @@ class _Run:
                 await self._run_in(region)
             finally:
                 report.simulated_ns = region.wire.now_ns
+                report.effects.update(_disk_effects(region))
         report.failures += region.checks.failures
         report.events = region.wire.fired
 
@@ -172,8 +186,10 @@ class _Run:
         nemesis.one_off = work.one_off
         async with trio.open_nursery() as nursery:
             nursery.start_soon(work.run)
-            await nemesis.run(drawn.faults, time_ns=spec.time_ns)
-            self._report.faults.update(nemesis.counts)
+            try:
+                await nemesis.run(drawn.faults, time_ns=spec.time_ns)
+            finally:
+                self._report.faults.update(nemesis.counts)
             prove = partial(work.prove_alive, seconds=PROOF_S)
             rng = random.Random(f"finish/{spec.seed}")
             kept = None

@@ -92,19 +92,20 @@ def test_faults_of_a_kind_may_overlap() -> None:
         for number, kind in enumerate(kinds)
         for again in range(3)
     ]
+    trace = Trace(keep=True)
 
     async def body(region: SimRegion) -> None:
         errors = [node.clock.wall_error_ns for node in region.nodes.values()]
         delays = [node.disk.delay_s for node in region.nodes.values()]
-        nemesis = nemesis_of(region)
+        nemesis = nemesis_of(region, trace)
         await nemesis.run(sorted(faults, key=lambda each: each.at_ns), time_ns=2 * SECOND)
-        assert nemesis.counts.total() == len(faults)
+        assert sum(record.what == What.FAULT for record in trace.records()) == len(faults)
         assert [node.clock.wall_error_ns for node in region.nodes.values()] == pytest.approx(errors, abs=SECOND // 50)
         assert [node.disk.delay_s for node in region.nodes.values()] == delays
         with trio.fail_after(5):
             await region.until(lambda: len(region.serving()) == 3)
 
-    in_region(body)
+    in_region(body, trace=trace)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -248,5 +249,93 @@ def test_clocks_drift_without_a_fault_and_go_back_to_that() -> None:
         assert [node.clock.ppm for node in region.nodes.values()] != rates
         nemesis.end_all()
         assert [node.clock.ppm for node in region.nodes.values()] == rates
+
+    in_region(body)
+
+
+FELT_LATER = (
+    *(FaultKind.LOSS, FaultKind.DELAY, FaultKind.REORDER),
+    *(FaultKind.PARTITION, FaultKind.ONE_WAY, FaultKind.PARTIAL, FaultKind.CLOG),
+    *(FaultKind.DISK_SLOW, FaultKind.DISK_STALL, FaultKind.DISK_FULL, FaultKind.DISK_ERROR),
+)
+
+
+@pytest.mark.parametrize("kind", FELT_LATER)
+def test_fault_that_is_over_before_anybody_feels_it_never_counts(kind: FaultKind) -> None:
+    """Nor does its being set up; what happens afterwards isn't its doing."""
+
+    async def body(region: SimRegion) -> None:
+        nemesis = nemesis_of(region)
+        nemesis.strike(fault(kind, strength=0.9))
+        assert not nemesis.counts
+        nemesis.end_all()
+        for _ in range(10):
+            await write(region)
+        assert not nemesis.counts
+
+    in_region(body)
+
+
+def test_log_that_nothing_was_written_to_is_not_cut() -> None:
+    """Nobody asks for anything: there is nothing to cut, and so no effect."""
+
+    async def body(region: SimRegion) -> None:
+        nemesis = nemesis_of(region)
+        nemesis.strike(fault(FaultKind.COMPACT, strength=1))
+        await trio.sleep(1.5)
+        assert not nemesis.counts
+        nemesis.strike(fault(FaultKind.COMPACT, 1, strength=1))
+        for _ in range(5):
+            await write(region)
+        await trio.sleep(1.5)
+        assert nemesis.counts == {"compact": 1}
+
+    in_region(body)
+
+
+def test_full_disk_counts_once_a_write_was_refused() -> None:
+    """However many were; a disk that was never full in its time had no fault."""
+
+    async def body(region: SimRegion) -> None:
+        nemesis = nemesis_of(region)
+        nemesis.strike(fault(FaultKind.DISK_FULL, for_s=3))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(write_on, region)
+            await trio.sleep(4)
+            nursery.cancel_scope.cancel()
+        refused = sum(node.disk.counts.full for node in region.nodes.values())
+        assert nemesis.counts["disk-full"] == (refused > 0)
+        assert refused
+
+    in_region(body)
+
+
+def test_fault_hidden_by_a_worse_one_has_no_effect() -> None:
+    """Links have the worst of each; a cut that nobody runs into isn't felt either."""
+
+    async def body(region: SimRegion) -> None:
+        nemesis = nemesis_of(region)
+        nemesis.strike(fault(FaultKind.LOSS, 0, for_s=3, strength=0.1))
+        nemesis.strike(fault(FaultKind.LOSS, 1, for_s=3, strength=1.0))
+        await trio.sleep(2)
+        assert nemesis.counts == {"loss": 1}
+        link = (region.known_voters()[0], "nobody")
+        nemesis.attack.cut(2, [link], lambda: nemesis.took_effect(fault(FaultKind.ONE_WAY, 2)))
+        await trio.sleep(1)
+        nemesis.attack.heal(2)
+        assert nemesis.counts == {"loss": 1}
+
+    in_region(body)
+
+
+def test_restart_of_a_node_that_has_gone_does_not_count() -> None:
+    """It crashed in the very instant."""
+
+    async def body(region: SimRegion) -> None:
+        nemesis = nemesis_of(region)
+        victim = nemesis.victim(fault(FaultKind.RESTART).rng())
+        assert victim is not None
+        victim.crash()
+        assert not await node_faults.stop_and_start(nemesis, victim, SECOND)
 
     in_region(body)
