@@ -24,7 +24,7 @@ def row_of(found: Found) -> tuple[str, ...]:
 def as_text(found: Found) -> str:
     """One line."""
     name, simulator, checker, seeds, wall_s = row_of(found)
-    line = f"{name:34} {simulator:7} {seeds:>12} seeds {wall_s:>6} s  {checker}"
+    line = f"{name:36} {simulator:7} {seeds:>12} seeds {wall_s:>6} s  {checker}"
     return line if found.seed is None or found.as_expected else f"{line}, not {' or '.join(found.bug.checkers)}"
 
 
