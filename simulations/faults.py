@@ -51,7 +51,7 @@ class FaultKind(StrEnum):
     DISK_SLOW = "disk-slow"
     DISK_STALL = "disk-stall"  # It answers nothing for a while.
     APPLY_HANG = "apply-hang"  # A member's apply makes no progress, though all else of it runs.
-    BIT_ROT = "bit-rot"  # A byte of a file changes while the node is down, or of a snapshot on its way.
+    BIT_ROT = "bit-rot"  # A bit of a file or of a snapshot flips, or a leader's state loses a row without a trace.
     DISK_FULL = "disk-full"
     DISK_ERROR = "disk-error"  # It refuses a sync, or all writes and syncs for a while.
     ROLLED_BACK = "rolled-back"  # A node starts on an old copy of its disk.
@@ -60,6 +60,7 @@ class FaultKind(StrEnum):
     ADD_LEARNER = "add-learner"
     CHANGE_ROLE = "change-role"
     REMOVE = "remove"
+    REPLACE = "replace"  # Some members or all, at once, whoever is down.
     TRANSFER = "transfer"  # Of leadership.
     SEALED_RESTART = "sealed-restart"  # The seal can't be opened for a while: the node stays down.
     UPGRADE = "upgrade"  # A rolling restart into another version of the protocol.
@@ -164,6 +165,7 @@ SHAPES: dict[FaultKind, Shape] = {
     FaultKind.ADD_LEARNER: Shape(0, 0, 0.5),
     FaultKind.CHANGE_ROLE: Shape(0, 0, 0.5),
     FaultKind.REMOVE: Shape(0, 0, 0.5),
+    FaultKind.REPLACE: Shape(0, 0, 0.2),
     FaultKind.TRANSFER: Shape(0, 0),
     FaultKind.SEALED_RESTART: Shape(100 * MILLISECOND, 2 * SECOND, 0.3),
     FaultKind.UPGRADE: Shape(100 * MILLISECOND, 1 * SECOND, 0.1),

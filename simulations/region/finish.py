@@ -77,7 +77,7 @@ async def make_peace(nemesis: Nemesis, *, prove: Prove) -> None:
     with trio.move_on_after(PEACE_S_MAX):
         await _finish_joins(region)
         while _unsettled(region):
-            await _finish_removals(region)  # Again: a node may find only now that its disk is of no use.
+            await _finish_removals(nemesis)  # Again: a node may find only now that its disk is of no use.
             with trio.move_on_after(LOOK_AGAIN_S):
                 await region.until(lambda: not _unsettled(region))
         if await prove():
@@ -136,10 +136,12 @@ async def _finish_joins(region: SimRegion) -> None:
                 await trio.sleep(JOIN_AGAIN_S)
 
 
-async def _finish_removals(region: SimRegion) -> None:
+async def _finish_removals(nemesis: Nemesis) -> None:
     """Of nodes whose removal may not have been recorded, and of those that are of no use any more."""
+    region = nemesis.region
     rows = region.rows()
     for stranded in [node for node in region.up() if _is_stranded(node, rows)]:
+        nemesis.note("stranded", stranded.name)
         stranded.switch_off()
     for name, row in sorted(rows.items()):
         node = region.nodes.get(name)
@@ -157,11 +159,11 @@ async def _finish_removals(region: SimRegion) -> None:
 
 
 def _is_stranded(node: SimNode, rows: Collection[NodeId]) -> bool:
-    """It was away while everybody was replaced whom it knew: nobody can tell it who the members are now."""
+    """It was away while everybody was replaced whom it believes: nobody can tell it who the members are now."""
     running = node.running
     if running is None or node.serves:
         return False
-    known = set(running.replica.core.membership.members) - {node.name}
+    known = running.directory.peers().keys()
     return bool(known) and known.isdisjoint(rows)
 
 

@@ -32,7 +32,7 @@ def bit_rot(nemesis: Nemesis, fault: Fault, rng: random.Random) -> str | None:
     node = nemesis.victim(rng)
     if node is not None and rng.random() < SNAPSHOT_CHANCE:
         return _rot_snapshot(nemesis, fault, node)
-    if node is None or not _can_be_spared(nemesis, node):
+    if node is None or not can_be_spared(nemesis, node):
         return None
     nemesis.in_background(partial(_rot, nemesis, fault, node, rng))
     return node.name
@@ -41,7 +41,7 @@ def bit_rot(nemesis: Nemesis, fault: Fault, rng: random.Random) -> str | None:
 def rolled_back(nemesis: Nemesis, fault: Fault, rng: random.Random) -> str | None:
     """Somebody restores last night's image of the machine."""
     node = nemesis.victim(rng)
-    if node is None or not _can_be_spared(nemesis, node):
+    if node is None or not can_be_spared(nemesis, node):
         return None
     nemesis.in_background(partial(_roll_back, nemesis, fault, node, rng))
     return node.name
@@ -74,7 +74,7 @@ def _rot_snapshot(nemesis: Nemesis, fault: Fault, node: SimNode) -> str:
 
 
 async def _rot(nemesis: Nemesis, fault: Fault, node: SimNode, rng: random.Random) -> None:
-    if not await _calm(nemesis, node):
+    if not await calm(nemesis, node):
         return
     node.crash("crash before bit rot")
     files = {path: content for path, content in node.disk.files().items() if content}
@@ -87,7 +87,7 @@ async def _rot(nemesis: Nemesis, fault: Fault, node: SimNode, rng: random.Random
     if lost > 1:
         nemesis.region.checks.found("damage", f"{node.name}: {lost} commits of {path.name} would be gone unnoticed")
     node.rotten.add(path)
-    await _until_clear(nemesis, node, fault.for_ns)
+    await until_clear(nemesis, node, fault.for_ns)
 
 
 async def _roll_back(nemesis: Nemesis, fault: Fault, node: SimNode, rng: random.Random) -> None:
@@ -110,7 +110,7 @@ async def _roll_back(nemesis: Nemesis, fault: Fault, node: SimNode, rng: random.
         nemesis.took_effect(fault)
     nemesis.note("rolled-back", node.name)
     node.excuses.add(Excuse.OLD_DISK)
-    await _until_clear(nemesis, node, fault.for_ns)
+    await until_clear(nemesis, node, fault.for_ns)
 
 
 async def _until_others_can_do_without(nemesis: Nemesis, node: SimNode) -> bool:
@@ -143,7 +143,7 @@ def _others_have_what_is_committed(nemesis: Nemesis, node: SimNode) -> bool:
     return keepers > len(members.voters) // 2
 
 
-def _can_be_spared(nemesis: Nemesis, node: SimNode) -> bool:
+def can_be_spared(nemesis: Nemesis, node: SimNode) -> bool:
     """One at a time, of enough."""
     members = nemesis.region.membership()
     if nemesis.doubtful is not None or members is None or len(members.voters) < VOTERS_MIN:
@@ -153,7 +153,7 @@ def _can_be_spared(nemesis: Nemesis, node: SimNode) -> bool:
     )
 
 
-async def _calm(nemesis: Nemesis, node: SimNode) -> bool:
+async def calm(nemesis: Nemesis, node: SimNode) -> bool:
     """Ends what lasts, lets nothing else begin, and waits until the node can be spared. False if that never came."""
     if nemesis.doubtful is not None:
         return False
@@ -185,7 +185,7 @@ def _others_have_all(nemesis: Nemesis, node: SimNode) -> bool:
     return True
 
 
-async def _until_clear(nemesis: Nemesis, node: SimNode, down_ns: int) -> None:
+async def until_clear(nemesis: Nemesis, node: SimNode, down_ns: int) -> None:
     """It starts again; either it serves in the end, or it refuses to go on and is replaced."""
     nemesis.start_after(node, down_ns)
     with trio.move_on_after(CLEAR_S_MAX + down_ns / SECOND):

@@ -19,7 +19,7 @@ from keycluster.cluster.keys.records import RequestRecord, Table, decode_record
 from keycluster.cluster.store.state import FILE_NAME, StateView
 from keycluster.node.making import STATE_FOLDER
 from keycluster.simulations.faults import Fault, FaultKind
-from keycluster.simulations.region.loss_faults import _calm, _can_be_spared, _until_clear, bit_rot
+from keycluster.simulations.region.loss_faults import bit_rot, calm, can_be_spared, until_clear
 from keycluster.simulations.region.nemesis import Nemesis, Strike
 from keycluster.simulations.region.node import SimNode
 from keycluster.simulations.region.node_faults import NO_LOG_KEPT
@@ -40,7 +40,7 @@ def rot(nemesis: Nemesis, fault: Fault, rng: random.Random) -> str | None:
 def _lose_row(nemesis: Nemesis, fault: Fault, rng: random.Random) -> str | None:
     region = nemesis.region
     leader, members = region.leader(), region.membership()
-    if leader is None or members is None or not _can_be_spared(nemesis, leader):
+    if leader is None or members is None or not can_be_spared(nemesis, leader):
         return None
     others = [name for name in members.voters if name != leader.name]
     away = region.nodes[rng.choice(others)]
@@ -49,7 +49,7 @@ def _lose_row(nemesis: Nemesis, fault: Fault, rng: random.Random) -> str | None:
 
 
 async def _lose_and_send(nemesis: Nemesis, fault: Fault, leader: SimNode, away: SimNode) -> None:
-    if not await _calm(nemesis, leader):
+    if not await calm(nemesis, leader):
         return
     running, behind = leader.running, away.running
     row = _oldest_request(running.stores.state.view) if running is not None else None
@@ -72,7 +72,7 @@ async def _lose_and_send(nemesis: Nemesis, fault: Fault, leader: SimNode, away: 
     finally:  # Whatever comes in between: all snapshots of it are refused, so it must not lead for ever.
         leader.crash("crash by which its damage is found")
         nemesis.region.start_now(away)
-    await _until_clear(nemesis, leader, fault.for_ns)
+    await until_clear(nemesis, leader, fault.for_ns)
 
 
 def _oldest_request(view: StateView) -> bytes | None:

@@ -5,6 +5,7 @@ folder: the region may have admitted the node without the answer getting through
 """
 
 import random
+from functools import partial
 
 import trio
 
@@ -17,6 +18,7 @@ from keycluster.simulations.region.nemesis import LEADER_CHANCE, Nemesis, Strike
 from keycluster.simulations.region.node import Excuse, SimNode
 from keycluster.simulations.region.region import TOO_LATE, az_name
 
+JOINS_FIRST_CHANCE = 0.5  # The other half of operators are of the careless kind.
 MEMBERS_MAX = 8
 TRANSFER_S_MAX = 1.0  # After this it was an election that made the other one leader.
 VOTERS_MIN = 3  # Below that a region is not one that anybody would promise anything of.
@@ -49,6 +51,29 @@ def remove(nemesis: Nemesis, fault: Fault, rng: random.Random) -> str | None:
 
     nemesis.in_background(take_it_out)
     return node.name
+
+
+def replace_some(nemesis: Nemesis, fault: Fault, rng: random.Random) -> str | None:
+    """Up to all of them, at once, whoever is down: as when machines are renewed in a hurry."""
+    region = nemesis.region
+    rows = region.rows()
+    stay = sorted(name for name in rows if name in region.nodes and name not in region.removed)
+    count = min(rng.randint(1, len(stay)), MEMBERS_MAX - len(rows) - len(region.unfinished)) if stay else 0
+    if count < 1:
+        return None
+    leaving = [region.nodes[name] for name in sorted(rng.sample(stay, count))]
+    joins_first = rng.random() < JOINS_FIRST_CHANCE
+
+    async def renew(node: SimNode) -> None:
+        has_come = joins_first and await bring_in(nemesis, az=node.config.az, role=node.config.role)
+        if (has_come or not joins_first) and await take_out(nemesis, node):
+            nemesis.took_effect(fault)
+        if not joins_first:
+            await bring_in(nemesis, az=node.config.az, role=node.config.role)
+
+    for node in leaving:
+        nemesis.in_background(partial(renew, node))
+    return ", ".join(node.name for node in leaving)
 
 
 def transfer(nemesis: Nemesis, fault: Fault, rng: random.Random) -> str | None:
@@ -127,5 +152,6 @@ MEMBER_STRIKES: dict[FaultKind, Strike] = {
     FaultKind.ADD_VOTER: add_voter,
     FaultKind.ADD_LEARNER: add_learner,
     FaultKind.REMOVE: remove,
+    FaultKind.REPLACE: replace_some,
     FaultKind.TRANSFER: transfer,
 }

@@ -239,9 +239,13 @@ class SimRegion:
         node.start()
 
     def _may_answer(self, token: JoinToken) -> bool:
-        """Whether any of the nodes that it names is a member yet."""
+        """Whether any of the nodes that it names may be a member yet: of whom it isn't known that it was taken out.
+
+        Who has the newest state of those that run may have missed some that came.
+        """
+        named = {NodeId(split_address(address)[0]) for address in token.addresses}
         rows = self.rows()
-        return not rows or any(split_address(address)[0] in rows for address in token.addresses)
+        return not rows or not named.isdisjoint(rows) or not named <= self.removed
 
     # Who is how
 

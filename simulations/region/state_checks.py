@@ -6,6 +6,7 @@
 - Contract 2 from the inside: whatever is settled is applied by every node that may serve (rules L3 to L6). It can only
   break when the settled index rises, or in a step of the node that serves too early: so it is looked at then.
 - A node on an old copy of its disk doesn't go on once it was told (`old_disks.py`).
+- A leader changes voters only to such as can carry on (`voter_steps.py`).
 - No node ends by itself without an excuse, no actor is restarted, nothing is logged as an error.
 """
 
@@ -24,6 +25,7 @@ from keycluster.simulations.region.logs import is_fault_of_ours, line_of
 from keycluster.simulations.region.node import Ending, NodeState, SimNode
 from keycluster.simulations.region.old_disks import OldDisks
 from keycluster.simulations.region.secrecy import SecrecyWatch
+from keycluster.simulations.region.voter_steps import VoterSteps
 from keycluster.simulations.runs import Failure
 from keycluster.simulations.trace import Trace, What
 
@@ -57,6 +59,7 @@ class StateChecks:
         self.secrecy = SecrecyWatch(found=self.found)
         self.old_disks = OldDisks(self.found)
         self.failed_disks = FailedDisks(self.found)
+        self.voter_steps = VoterSteps(self.found)
         self._now_ns = now_ns
         self._trace = trace
         self._entries: dict[LogIndex, tuple[Term, int, bytes]] = {}
@@ -142,6 +145,7 @@ class StateChecks:
             return
         replica = running.replica
         core = replica.core
+        self.voter_steps.stepped(core, node.clock.now())
         if core.is_leader:
             if self._leads.get(node.name) != core.term:
                 self._look_at_leader(node, core.term)

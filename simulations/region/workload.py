@@ -166,6 +166,7 @@ class SimWorkload:
         ]
 
     def _nodes(self) -> Mapping[str, NodeConfig]:
-        """The region's machines but for those that were told to leave."""
+        """The region's machines but for those that were told to leave, if there are others."""
         region = self._region
-        return {name: node.config for name, node in region.nodes.items() if name not in region.removed}
+        names = [name for name in region.nodes if name not in region.removed] or list(region.nodes)
+        return {name: region.nodes[name].config for name in names}

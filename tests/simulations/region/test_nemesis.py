@@ -205,7 +205,9 @@ def test_trap_counts_when_it_springs(kind: FaultKind) -> None:
     in_region(body)
 
 
-@pytest.mark.parametrize("kind", [FaultKind.ADD_VOTER, FaultKind.ADD_LEARNER, FaultKind.REMOVE, FaultKind.TRANSFER])
+@pytest.mark.parametrize(
+    "kind", [FaultKind.ADD_VOTER, FaultKind.ADD_LEARNER, FaultKind.REMOVE, FaultKind.REPLACE, FaultKind.TRANSFER]
+)
 def test_operators_fault_that_nobody_answers_has_no_effect(kind: FaultKind) -> None:
     """Asked of a region of which a majority is gone."""
 

@@ -8,6 +8,7 @@ import trio
 
 from keycluster.cluster.keys.records import MemberRole
 from keycluster.cluster.types import NodeId
+from keycluster.node import membership
 from keycluster.simulations.region.region import SimRegion
 from tests.simulations.region.quiet_region import in_region
 
@@ -83,3 +84,23 @@ def test_leader_says_which_removals_wait() -> None:
     assert warning.startswith(
         f"to be removed and members still: {leaving}. They stay until n2 answers and has caught up"
     )
+
+
+def test_step_to_voters_who_do_not_answer_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here the leader takes everybody for alive."""
+    monkeypatch.setattr(membership, "members_heard_lately", lambda core, now: list(core.progress))
+
+    async def body(region: SimRegion) -> list[str]:
+        with trio.fail_after(ENOUGH_S):
+            await region.until(lambda: region.leader() is not None)
+            leader = region.leader()
+            assert leader is not None
+            away, leaving = (name for name in members("n0 n1 n2") if name != leader.name)
+            region.nodes[away].crash()
+            await trio.sleep(1)  # Until it has been silent for long.
+            await region.operate("RemoveNode", node_id=leaving)
+            await region.until(lambda: bool(region.checks.failures))
+        return [failure.message for failure in region.checks.failures]
+
+    (message,) = in_region(body)
+    assert "goes over to voters" in message
