@@ -186,6 +186,7 @@ class SimNode:
         self.disk.delay_s = DISK_S
         self.disk.on_failure = self._disk_failed
         self.on_disk_failure: Callable[[], object] = _nothing
+        self._failed_in: int | None = None  # The life in which the disk failed last.
         self._wire = wire
         self._network = network
         self._nursery = nursery
@@ -239,7 +240,7 @@ class SimNode:
         if not may_be_told:
             self.excuses.discard(Excuse.OLD_DISK)
         self.rotten = {path for path in self.rotten if path.name in (LOG_NAME, STATE_NAME)}
-        if self.disk.is_well:
+        if self.disk.is_well and self._failed_in != self.lives:  # Else it may be about to end by that.
             self.excuses.discard(Excuse.DISK_FAILS)
 
     def has_new_state(self) -> None:
@@ -278,6 +279,7 @@ class SimNode:
         self.disk.spare()
 
     def _disk_failed(self, path: Path | None) -> None:
+        self._failed_in = self.lives
         self._watch.disk_failed(self, path)
         self.on_disk_failure()
 

@@ -224,6 +224,24 @@ def test_changed_bytes_excuse_what_they_can_lead_to_only(rotten: str) -> None:
     in_region(body)
 
 
+def test_node_whose_disk_failed_is_excused_until_it_has_ended() -> None:
+    """It may serve for a moment after that, from what it has in memory."""
+
+    async def body(region: SimRegion) -> None:
+        node = region.nodes[N2]
+        node.excuses.add(Excuse.DISK_FAILS)
+        node.disk.syncs_fail_next = 1
+        node.on_disk_failure = node.has_served
+        await write(region)
+        await region.until(lambda: node.state is NodeState.DOWN)
+        assert not region.checks.failures
+        node.start()
+        await region.until(lambda: node.serves)
+        assert node.excuses == set()
+
+    in_region(body)
+
+
 def test_excuses_end_when_a_node_serves_again() -> None:
     """But for pages of databases that nobody may have read yet, until a snapshot takes their place."""
 
