@@ -9,6 +9,7 @@ The leader never takes itself out: it hands over first (rule L8), and the next o
 hand over to, it goes on with the others, and lets newcomers vote.
 """
 
+from collections import deque
 from collections.abc import Collection, Mapping, Sequence, Set
 from typing import Protocol
 
@@ -33,11 +34,15 @@ from keycluster.cluster.raft.messages import Membership
 from keycluster.cluster.replica import Replica
 from keycluster.cluster.seams import Clock
 from keycluster.cluster.store.state import StateView
-from keycluster.cluster.types import SECOND, Instant, NodeId
+from keycluster.cluster.types import SECOND, Instant, LogIndex, NodeId
 from keycluster.node.peers import Peer
 
 LOOK_AGAIN_S = 0.1
-CAUGHT_UP_ENTRIES = 64  # Who is this close to the commit index won't hold up the next commit for long.
+CAUGHT_UP_NS = SECOND
+"""Who has on disk what was committed this long ago won't hold up the next commit for much longer than that.
+
+Entries would say less: of a region in which little is written a disk that hangs lacks few of them."""
+HAND_OVER_AGAIN_NS = 5 * SECOND  # After one that nobody took up; meanwhile other changes go on.
 VOTERS_TO_OUTLIVE_ONE = 3
 REMOVAL_LATE_NS = 5 * SECOND  # Leases run out and leadership is handed over in less: then an operator should know.
 
@@ -109,16 +114,38 @@ class Pump(Protocol):
     def __call__(self) -> None: ...
 
 
+class CommitHistory:
+    """What was committed a while ago, at this leader: the measure of who has caught up."""
+
+    def __init__(self) -> None:
+        self._noted: deque[tuple[Instant, LogIndex]] = deque()
+
+    def note(self, commit_index: LogIndex, now: Instant) -> None:
+        """At each look; all but one of those that are old enough are forgotten."""
+        self._noted.append((now, commit_index))
+        while len(self._noted) > 1 and now - self._noted[1][0] >= CAUGHT_UP_NS:
+            self._noted.popleft()
+
+    def index_before(self, now: Instant) -> LogIndex | None:
+        """Committed `CAUGHT_UP_NS` ago at least; None if it hasn't been looked at for so long."""
+        if not self._noted or now - self._noted[0][0] < CAUGHT_UP_NS:
+            return None
+        return self._noted[0][1]
+
+
 class LateRemovals:
     """Removals were accepted, but may have to wait: an operator must hear of it, above all if a node was stolen."""
 
     def __init__(self) -> None:
         self._since: dict[NodeId, Instant] = {}
+        self.is_news = False
+        """Whether one was asked for just now: who has its entry on disk, and whose disk hangs, isn't known yet."""
         self.warning: str | None = None
 
     def look(self, leaving: Set[NodeId], unready: Set[NodeId], now: Instant) -> None:
         """`leaving`: members yet; `unready`: members that stay, and don't answer or are far behind."""
         self._since = {node: self._since.get(node, now) for node in sorted(leaving)}
+        self.is_news = any(now - since < CAUGHT_UP_NS for since in self._since.values())
         late = [node for node, since in self._since.items() if now - since >= REMOVAL_LATE_NS]
         warning = None
         if late:
@@ -142,6 +169,8 @@ class MembershipActor:
         self._clock = clock
         self._pump = pump
         self._late = LateRemovals()
+        self._commits = CommitHistory()
+        self._handed_over_at: Instant | None = None
 
     def warning(self) -> str | None:
         """For the operator: which removals wait, and for what. Known where the leader is."""
@@ -152,8 +181,9 @@ class MembershipActor:
         while True:
             await trio.sleep(LOOK_AGAIN_S)
             if self._replica.core.leader != self._node:
-                self._late = LateRemovals()
+                self._late, self._commits, self._handed_over_at = LateRemovals(), CommitHistory(), None
                 continue
+            self._commits.note(self._replica.core.commit_index, self._clock.now())
             try:
                 self._next_change()
             except RaftError as refusal:
@@ -171,26 +201,28 @@ class MembershipActor:
         if not rows.keys() >= set(membership.members):
             return  # What made them members is committed, but not applied yet.
         now = self._clock.now()
+        before = self._commits.index_before(now)
+        if before is None:
+            return  # Nobody can be said to have caught up.
         leaving = frozenset(node for node, row in rows.items() if row.state in LEAVING)
         heard = frozenset([self._node, *members_heard_lately(core, now)])
-        caught_up = frozenset([self._node, *self._caught_up()])
+        caught_up = frozenset([self._node, *(node for node, view in core.progress.items() if view.match >= before)])
         self._late.look(leaving & set(membership.members), set(membership.members) - leaving - (heard & caught_up), now)
+        if self._late.is_news:
+            return
         if self._node not in leaving or not self._hand_over(heard & caught_up - leaving, now):
             target = next_membership(membership, rows, leader=self._node, caught_up=caught_up, heard=heard)
             if target is not None:
-                log.info("membership changes", voters=target.voters, learners=target.learners)
                 self._replica.propose_membership(target, now)
-
-    def _caught_up(self) -> list[NodeId]:
-        core = self._replica.core
-        near = core.commit_index - CAUGHT_UP_ENTRIES
-        return [node for node, progress in core.progress.items() if progress.match >= max(near, 1)]
+                log.info("membership changes", voters=target.voters, learners=target.learners)
 
     def _hand_over(self, fit: Set[NodeId], now: Instant) -> bool:
-        """Whether leadership is on its way to one of `fit`; not if none of them votes."""
+        """Whether leadership is on its way to one of `fit`; not if none of them votes, or one was tried just now."""
         core = self._replica.core
         successors = [(core.progress[node].match, node) for node in fit if core.membership.is_voter(node)]
-        if not core.is_handing_over and successors:
+        may_try = self._handed_over_at is None or now - self._handed_over_at >= HAND_OVER_AGAIN_NS
+        if not core.is_handing_over and successors and may_try:
+            self._handed_over_at = now
             self._replica.transfer_leadership(max(successors)[1], now)
         return core.is_handing_over
 
@@ -208,7 +240,7 @@ def next_membership(
     Removals come first, where they can be, voters before learners (Raft takes out both in two steps only), then a new
     learner, then one promotion. The leader stays: it hands over to somebody first.
 
-    `heard`: who answers now, and `caught_up`: whose log is as long as the leader's, or nearly. A step to other voters
+    `heard`: who answers now, and `caught_up`: who has on disk what was committed a moment ago. A step to other voters
     is taken only if a majority of them is both. It counts from when it is in the log: voters of whom too many are
     silent would stop the region until they are back, for ever if they never are; and one that came back far behind
     stops it until it has caught up.

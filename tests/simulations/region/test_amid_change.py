@@ -81,7 +81,7 @@ def test_region_goes_on_amid_a_change_of_members(seed: int) -> None:
             for number, kind in enumerate((FaultKind.ADD_VOTER, FaultKind.ADD_VOTER, FaultKind.REMOVE))
         ]
         with trio.fail_after(60):
-            await nemesis.run(faults, time_ns=int((0.3 + 0.3 * seed) * SECOND))
+            await nemesis.run(faults, time_ns=int((1.3 + 0.3 * seed) * SECOND))
             kept = draw_survivors(nemesis, rng)
             assert kept is not None
             await demand_liveness(nemesis, rng, prove=lambda: prove(region), kept=kept)
